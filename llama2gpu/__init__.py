@@ -1,0 +1,1 @@
+"""Llama-family models on kernels that a person can read, check and measure."""
