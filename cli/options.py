@@ -1,0 +1,48 @@
+"""Options and arguments that several commands take, each said once."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class Text(click.ParamType):
+    """A text in UTF-8; `-` stands for all of standard input, as it is."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text; wrong usage where its bytes are not UTF-8."""
+        try:
+            if value == "-":
+                return click.get_binary_stream("stdin").read().decode()
+            return str(value).encode("utf-8", "surrogateescape").decode()
+        except UnicodeDecodeError as error:
+            self.fail(f"{error.reason} at byte {error.start}: give UTF-8", param, ctx)
+
+
+MODEL = "FILE|FOLDER|NAME"
+
+model = click.option(
+    "-m",
+    "--model",
+    metavar=MODEL,
+    help="Checkpoint: a file, a folder, or a name on Hugging Face's hub.",
+)
+tokenizer = click.option(
+    "--tokenizer",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Tokenizer, instead of the one that lies with the checkpoint.",
+)
+rope_theta = click.option(
+    "--rope-theta",
+    type=click.FloatRange(min=1.0),
+    help="Base of the RoPE frequencies, where the checkpoint has none or a wrong one.",
+)
+norm_eps = click.option(
+    "--norm-eps",
+    type=click.FloatRange(min=0.0, max=1.0, min_open=True, max_open=True),
+    help="Epsilon of RMSNorm, where the checkpoint has none or a wrong one.",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
