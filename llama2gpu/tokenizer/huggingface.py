@@ -1,0 +1,97 @@
+"""Hugging Face's tokenizer.json, through the tokenizers library."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from llama2gpu.errors import Llama2GPUError, RequestError
+from llama2gpu.tokenizer.base import NO_TOKEN, Token, Tokenizer
+from llama2gpu.tokenizer.files import check_vocab, damaged
+from llama2gpu.tokenizer.huggingface_decoder import TokenBytes
+from llama2gpu.tokenizer.huggingface_files import Companions
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Library
+
+
+class HuggingFace(Tokenizer):
+    """`tokenizer.json`; which tokens start and end a text stands in the files beside it."""
+
+    format = "Hugging Face"
+
+    def __init__(self, library: "Library", companions: Companions) -> None:
+        library.no_padding()
+        library.no_truncation()
+        self._library, self._lock = library, Lock()
+        self.vocab = max(library.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.eos_ids = tuple(companions.ids("eos", library))
+        first = [id for id in library.encode("").ids[:1] if id not in self.eos_ids]
+        self.bos_id = next(iter(companions.ids("bos", library, first)), None)
+        self.adds_bos = companions.flag("add_bos_token", default=first == [self.bos_id])
+        self._names = _mark_control(library, [self.bos_id, *self.eos_ids])
+        self._by_id = {id: name for name, id in self._names.items()}
+        self._bytes = TokenBytes.of(library.decoder)
+        self.leading = self._bytes.leading
+
+    def _ids(self, text: str, *, special: bool) -> list[int]:
+        with self._lock, _failures(lambda what: RequestError(f"can't tokenize this text: {what}")):
+            self._library.encode_special_tokens = not special
+            return list(self._library.encode(text, add_special_tokens=False).ids)
+
+    def _encode(self, text: str) -> list[int]:
+        ids = self._ids(text, special=False)
+        unknown = {"<unk>", getattr(self._library.model, "unk_token", None)}
+        for name in {self._by_id[id] for id in self._by_id.keys() & set(ids)} - unknown:
+            raise RequestError(f"this tokenizer can't take {name} as plain text: leave it out")
+        return ids
+
+    def _encode_special(self, text: str) -> list[int]:
+        return self._ids(text, special=True)
+
+    def _token(self, id: int) -> Token:
+        if id in self._by_id:
+            return Token(self._by_id[id].encode(), control=True)
+        name = self._library.id_to_token(id)
+        return NO_TOKEN if name is None else Token(self._bytes(name))
+
+    def _controls(self) -> Mapping[str, int]:
+        return self._names
+
+
+def _mark_control(library: "Library", ids: list[int | None]) -> dict[str, int]:
+    """Control tokens by name: those marked `special`, and `ids`, which some files don't mark."""
+    from tokenizers import AddedToken
+
+    names = [library.id_to_token(id) for id in ids if id is not None]
+    library.add_special_tokens([AddedToken(name, normalized=False) for name in names if name])
+    added = library.get_added_tokens_decoder()
+    return {token.content: id for id, token in added.items() if token.special}
+
+
+def read_huggingface(path: Path, data: bytes, vocab: int | None) -> HuggingFace:
+    """Reads tokenizer.json; raises `TokenizerError` where the library refuses it."""
+    from tokenizers import Tokenizer as Library
+
+    companions = Companions(path.parent)
+    with _failures(lambda what: damaged(path, what)):
+        tokenizer = HuggingFace(Library.from_buffer(data), companions)
+    check_vocab(path, tokenizer.vocab, vocab)
+    return tokenizer
+
+
+@contextmanager
+def _failures(error: Callable[[str], Llama2GPUError]) -> Iterator[None]:
+    """Turns the library's exceptions, and the panics of its Rust code, into `error`.
+
+    A panic is a `BaseException` of a class that can't be imported.
+    """
+    try:
+        yield
+    except Llama2GPUError:
+        raise
+    except BaseException as failure:
+        if not isinstance(failure, Exception) and type(failure).__name__ != "PanicException":
+            raise
+        raise error(str(failure)) from None
