@@ -62,9 +62,10 @@ def describe_tokenizer(checkpoint: "Checkpoint") -> dict[str, Any]:
         return {"error": str(error)}
     return {
         "format": found.format,
+        "files": [str(path) for path in checkpoint.tokenizer_files if path.exists()],
         "vocab": found.vocab,
         "bos_id": found.bos_id,
-        "eos_ids": sorted(found.eos_ids),
+        "eos_ids": list(found.eos_ids),
     }
 
 

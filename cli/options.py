@@ -7,18 +7,18 @@ import click
 
 
 class Text(click.ParamType):
-    """A text in UTF-8; `-` stands for all of standard input, as it is."""
+    """A text; `-` stands for all of standard input, as it is.
+
+    Bytes that are no UTF-8 become lone surrogates, which `Tokenizer.encode` reads.
+    """
 
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text; wrong usage where its bytes are not UTF-8."""
-        try:
-            if value == "-":
-                return click.get_binary_stream("stdin").read().decode()
-            return str(value).encode("utf-8", "surrogateescape").decode()
-        except UnicodeDecodeError as error:
-            self.fail(f"{error.reason} at byte {error.start}: give UTF-8", param, ctx)
+        """The text itself."""
+        if value == "-":
+            return click.get_binary_stream("stdin").read().decode("utf-8", "surrogateescape")
+        return str(value)
 
 
 MODEL = "FILE|FOLDER|NAME"

@@ -32,7 +32,7 @@ def command(
     """Show the tokens of a text.
 
     TEXT is the text, or - for all of standard input, as it is. Each line of the answer is an id
-    and the piece of text that it stands for.
+    and the piece of text that it stands for, in quotes and with escapes for what can't be printed.
     """
     if only_ids and as_json:
         raise click.UsageError("--ids and --json exclude each other: the object holds the ids.")
@@ -46,22 +46,20 @@ def command(
     else:
         width = len(str(max(ids, default=0)))
         for id, piece in zip(ids, pieces, strict=True):
-            click.echo(f"{id:>{width}}  {json.dumps(piece, ensure_ascii=False)}")
+            click.echo(f'{id:>{width}}  "{piece}"')
 
 
 def choose(path: Path | None, model: str | None) -> "Tokenizer":
     """The tokenizer at the path, or the model's own; held to the model's vocabulary, if given."""
-    from llama2gpu.checkpoints import open_checkpoint
     from llama2gpu.tokenizer import find_tokenizer, load_tokenizer
 
     if model is None:
         if path is None:
-            raise click.UsageError("Give --tokenizer PATH or --model FILE|FOLDER|NAME.")
+            raise click.UsageError(f"Give --tokenizer PATH or --model {options.MODEL}.")
         return load_tokenizer(path)
+    from llama2gpu.checkpoints import open_checkpoint
+
     checkpoint = open_checkpoint(model)
-    vocab = checkpoint.config.vocab
-    return (
-        load_tokenizer(path, vocab)
-        if path
-        else find_tokenizer(checkpoint.tokenizer_files, vocab=vocab)
-    )
+    if path is None:
+        return find_tokenizer(checkpoint.tokenizer_files, vocab=checkpoint.config.vocab)
+    return load_tokenizer(path, vocab=checkpoint.config.vocab)
