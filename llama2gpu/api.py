@@ -1,0 +1,235 @@
+"""The Python API: load a model, generate, stream."""
+
+import time
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+
+from llama2gpu.backends import choose_backend
+from llama2gpu.backends.base import Backend
+from llama2gpu.checkpoints import Checkpoint, open_checkpoint
+from llama2gpu.checkpoints.weights import Progress, load_weights
+from llama2gpu.engine import Engine, Stats
+from llama2gpu.errors import BackendError, RequestError
+from llama2gpu.model import Model
+from llama2gpu.request import Request, Sequence, StopReason, Token
+from llama2gpu.sampling import SamplingParams
+from llama2gpu.text import TextStream
+from llama2gpu.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PREFILL = ("parallel", "sequential")
+QUANT = ("none", "int8", "int4")
+
+Prompt = str | Seq[int]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer: its text, its tokens, how many tokens its prompt had and why it ended."""
+
+    text: str
+    tokens: list[int]
+    prompt_tokens: int
+    stop_reason: StopReason
+    seed: int
+    logprobs: list[Token]
+
+
+class Generation(Iterator[str]):
+    """An answer under way: iterate for its text, piece by piece; `completion` has it so far."""
+
+    def __init__(self, llama: "Llama", prompt: Prompt, params: SamplingParams) -> None:
+        self._llama = llama
+        self.sequence = llama.engine.add(llama.request(prompt, params))
+        llama.live[self.sequence] = self
+        self._text = TextStream(llama.tokenizer.decoder(self.sequence.tokens), params.stop)
+        self._pieces: list[str] = []
+        self._flushed = False
+
+    def __next__(self) -> str:
+        """The next piece of text, never empty."""
+        while not self._pieces and not self._flushed:
+            if self.sequence.reason is None:
+                self._llama.step()
+            else:
+                self._close()
+        if self._pieces:
+            return self._pieces.pop(0)
+        raise StopIteration
+
+    def take(self, token: Token) -> None:
+        """Takes a token of this sequence; ends it where it completes a stop string."""
+        self._release(self._text.push(token.id))
+        if self._text.stopped:
+            self._llama.engine.cancel(self.sequence, "stop")
+
+    def cancel(self) -> None:
+        """Ends the answer here and frees its memory."""
+        self._llama.engine.cancel(self.sequence)
+        self._close()
+
+    @property
+    def completion(self) -> Completion:
+        """The answer as far as it has come."""
+        output = self.sequence.output
+        return Completion(
+            text=self._text.text,
+            tokens=[token.id for token in output],
+            prompt_tokens=len(self.sequence.request.prompt),
+            stop_reason=self.sequence.reason or "cancelled",
+            seed=self.sequence.state.seed,
+            logprobs=output if self.sequence.request.params.logprobs is not None else [],
+        )
+
+    def finish(self) -> Completion:
+        """Runs to the end."""
+        for _ in self:
+            pass
+        return self.completion
+
+    def _release(self, text: str) -> None:
+        if text:
+            self._pieces.append(text)
+
+    def _close(self) -> None:
+        if not self._flushed:
+            self._flushed = True
+            self._release(self._text.flush())
+
+
+class Llama:
+    """A model, its tokenizer and an engine."""
+
+    def __init__(self, checkpoint: Checkpoint, tokenizer: Tokenizer, engine: Engine) -> None:
+        self.checkpoint, self.tokenizer, self.engine = checkpoint, tokenizer, engine
+        self.live: WeakValueDictionary[Sequence, Generation] = WeakValueDictionary()
+        self.load_seconds = 0.0
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that computes."""
+        return self.engine.model.backend
+
+    @property
+    def stats(self) -> Stats:
+        """What the engine did so far."""
+        return self.engine.stats
+
+    def generate(self, prompt: Prompt, **params: Any) -> Completion:
+        """The answer to one prompt; keywords are those of `SamplingParams`."""
+        return self.stream(prompt, **params).finish()
+
+    def generate_many(self, prompts: Seq[Prompt], **params: Any) -> list[Completion]:
+        """The answers to several prompts, computed together."""
+        asked = SamplingParams(**params)
+        return [g.finish() for g in [Generation(self, prompt, asked) for prompt in prompts]]
+
+    def stream(self, prompt: Prompt, **params: Any) -> Generation:
+        """The answer to one prompt as an iterator of text; keywords as for `generate`."""
+        return Generation(self, prompt, SamplingParams(**params))
+
+    def step(self) -> None:
+        """One step of the engine; each token goes to its generation, or to nobody who left."""
+        for sequence, token in self.engine.step():
+            generation = self.live.get(sequence)
+            if generation is None:
+                self.engine.cancel(sequence)
+            else:
+                generation.take(token)
+
+    def request(self, prompt: Prompt, params: SamplingParams) -> Request:
+        """A prompt as the engine takes it: its ids, its bound and its stop ids."""
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        stop_ids = self.checkpoint.stop_ids or self.tokenizer.eos_ids
+        if params.sampler == "llama2c":
+            # that program's steps count the prompt, and it stops at BOS alone
+            steps = params.max_tokens
+            if steps is not None:
+                params = replace(params, max_tokens=max(steps - len(ids) + 1, 0))
+            stop_ids = () if self.tokenizer.bos_id is None else (self.tokenizer.bos_id,)
+        return Request(ids, params, frozenset(stop_ids))
+
+
+def load(
+    model: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    backend: str = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
+    ops: Mapping[str, str] | None = None,
+    quant: str = "none",
+    context: int | None = None,
+    rope_theta: float | None = None,
+    norm_eps: float | None = None,
+    kv_cache: bool = True,
+    prefill: str = "parallel",
+    progress: Progress = lambda done, total: None,
+) -> Llama:
+    """Loads a checkpoint of any format, its tokenizer and a backend.
+
+    model: file, folder or Hub name. tokenizer: where it does not lie beside the model.
+    ops: single ops from other backends, {op: backend}. context: positions of a sequence at most.
+    kv_cache=False recomputes every step; prefill="sequential" takes prompts a token at a time.
+    Raises a `Llama2GPUError` that says what is wrong and what mends it.
+    """
+    began = time.perf_counter()
+    for name, value, known in (
+        ("dtype", dtype, ("auto", *DTYPES)),
+        ("quant", quant, QUANT),
+        ("prefill", prefill, PREFILL),
+    ):
+        if value not in known:
+            raise RequestError(f"{name} is {value!r}: choose {', '.join(known)}")
+    server = choose_backend(backend, device, ops)
+    if quant != "none":
+        raise BackendError(f"backend {server.name!r} has no {quant} weights: use --quant none")
+    checkpoint = open_checkpoint(model, rope_theta=rope_theta, norm_eps=norm_eps)
+    vocab = checkpoint.config.vocab
+    words = (
+        find_tokenizer(checkpoint.tokenizer_files, vocab=vocab)
+        if tokenizer is None
+        else load_tokenizer(tokenizer, vocab=vocab)
+    )
+    _check_context(context, checkpoint)
+    net = build_model(checkpoint, server, dtype, context, progress)
+    engine = Engine(net, chunk=1 if prefill == "sequential" else 512, recompute=not kv_cache)
+    llama = Llama(checkpoint, words, engine)
+    llama.load_seconds = time.perf_counter() - began
+    return llama
+
+
+def build_model(
+    checkpoint: Checkpoint,
+    backend: Backend,
+    dtype: str = "auto",
+    context: int | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Model:
+    """The checkpoint's weights, placed on the backend."""
+    kind = auto_dtype(checkpoint.dtype, backend.device) if dtype == "auto" else DTYPES[dtype]
+    weights = load_weights(checkpoint, kind, backend.prepare, backend.device, progress)
+    return Model(checkpoint.config, weights, backend, kind, context)
+
+
+def auto_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """CPU: as stored. CUDA: bfloat16, or float16 below compute capability 8.0. MPS: float16."""
+    if device.type == "cuda":
+        recent = torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if recent else torch.float16
+    return torch.float16 if device.type == "mps" else stored
+
+
+def _check_context(context: int | None, checkpoint: Checkpoint) -> None:
+    trained = checkpoint.config.context
+    if context is not None and not 0 < context <= trained:
+        raise RequestError(
+            f"a context of {context} was asked for, but the model was trained for {trained}: "
+            f"give 1 to {trained}"
+        )

@@ -1,0 +1,189 @@
+"""The op contract: what each op means, for every backend and every caller.
+
+Tokens are flat: T new tokens of any number S of sequences, and a `Batch` that says where each
+belongs. Tensors are torch tensors on the backend's device; "x" and all activations have one
+floating type. Matrices are what the same backend's `prepare` returned. Rows of q and k are in
+adjacent-pair RoPE order. A backend defines the primitives; a fused op composes them until the
+backend brings a faster one of its own.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from llama2gpu.ops.sample import SampleParams, sample
+from llama2gpu.quant import Weight
+
+PRIMITIVES = ("embed", "rms_norm", "linear", "rope", "silu_mul", "write_kv", "attend")
+FUSED = ("qkv", "attention", "project_add", "gate_up", "logits", "sample")
+OPS = PRIMITIVES + FUSED
+
+#: A matrix as a backend keeps it: packed, padded and placed by its `prepare`.
+Prepared = Any
+
+Step = TypeVar("Step", bound=Callable[..., Any])
+
+
+class Probe(NamedTuple):
+    """Whether a backend runs on a device: `detail` says on what, or why not and what mends it."""
+
+    ok: bool
+    detail: str
+
+
+class Norm(NamedTuple):
+    """An RMSNorm: weight float32 [dim], and the epsilon added to the mean square."""
+
+    weight: Tensor
+    eps: float
+
+
+class Rope(NamedTuple):
+    """The RoPE table, float32 [context, head_dim / 2] each (`ops.rope`)."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Where each of T new tokens of S sequences belongs.
+
+    positions: int64 [T], place in its sequence.
+    slots: int64 [T], page · page size + offset: where its key and value go.
+    starts: int32 [S + 1], first new token of each sequence, T last.
+    lengths: int32 [S], cached tokens of each sequence once this batch is written.
+    block_table: int32 [S, P], pages of each sequence in order; past its end any valid page.
+    new_counts, cached_counts: per sequence, new tokens and `lengths`, on the host.
+    """
+
+    positions: Tensor
+    slots: Tensor
+    starts: Tensor
+    lengths: Tensor
+    block_table: Tensor
+    new_counts: tuple[int, ...]
+    cached_counts: tuple[int, ...]
+
+
+class LayerCache(NamedTuple):
+    """Keys and values of one layer: [pages, kv_heads, page, head_dim] each.
+
+    Slots that no token was written to hold any finite values.
+    """
+
+    k: Tensor
+    v: Tensor
+
+
+class Backend(ABC):
+    """Computes the ops on one device. Subclasses say what they support and bring the primitives."""
+
+    name: ClassVar[str]
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.borrowed: Mapping[str, Backend] = {}
+
+    @classmethod
+    @abstractmethod
+    def probe(cls, device: torch.device) -> Probe:
+        """Whether this backend runs on `device`, found out by running something small."""
+
+    def activation_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The type that activations and cache take where the weights have `dtype`."""
+        return dtype
+
+    @abstractmethod
+    def prepare(self, weight: Weight, op: str) -> Prepared:
+        """`weight` in the form that this backend's `op` reads; done once, at load.
+
+        op: "embed", "linear" or one of the fused ops that take a matrix.
+        """
+
+    def capture(self, step: Step) -> Step:
+        """A callable that replays `step`, which works on static buffers; by default itself."""
+        return step
+
+    # Primitives
+
+    @abstractmethod
+    def embed(self, tokens: Tensor, weight: Prepared) -> Tensor:
+        """Rows of the embedding: tokens int64 [T] → [T, dim]."""
+
+    @abstractmethod
+    def rms_norm(self, x: Tensor, norm: Norm) -> Tensor:
+        """x / √(mean(x²) + eps) · weight over the last axis, computed in float32; [T, dim].
+
+        Source: Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019).
+        """
+
+    @abstractmethod
+    def linear(self, x: Tensor, weight: Prepared) -> Tensor:
+        """X · Wᵀ, accumulated in float32 or better: [T, K] and [N, K] → [T, N]."""
+
+    @abstractmethod
+    def rope(self, x: Tensor, rope: Rope, positions: Tensor) -> Tensor:
+        """Turns each pair (2i, 2i + 1) of [T, heads, head_dim] by the angle of its position."""
+
+    @abstractmethod
+    def silu_mul(self, x: Tensor) -> Tensor:
+        """silu(gate) · up, gates and ups interleaved: [T, 2 · hidden] → [T, hidden]."""
+
+    @abstractmethod
+    def write_kv(self, k: Tensor, v: Tensor, batch: Batch, cache: LayerCache) -> None:
+        """Writes keys and values [T, kv_heads, head_dim] into the cache at the batch's slots."""
+
+    @abstractmethod
+    def attend(self, q: Tensor, batch: Batch, cache: LayerCache) -> Tensor:
+        """Causal attention of [T, heads, head_dim] over the cached keys → the same shape.
+
+        Scores are scaled by 1 / √head_dim; softmax in float32; query head h reads key-value head
+        h · kv_heads / heads. The batch's own keys are in the cache already.
+        """
+
+    # Fused ops: five make a decoder layer
+
+    def qkv(
+        self, x: Tensor, norm: Norm, weight: Prepared, rope: Rope, batch: Batch, cache: LayerCache
+    ) -> Tensor:
+        """RMSNorm, projection and rotation; keys and values go to the cache.
+
+        x [T, dim], weight [(heads + 2 kv_heads) · head_dim, dim] → q [T, heads, head_dim].
+        """
+        _, kv_heads, _, head_dim = cache.k.shape
+        y = self.linear(self.rms_norm(x, norm), weight)
+        heads = y.shape[1] // head_dim - 2 * kv_heads
+        y = y.view(len(x), heads + 2 * kv_heads, head_dim)
+        q, k, v = y[:, :heads], y[:, heads:-kv_heads], y[:, -kv_heads:]
+        self.write_kv(self.rope(k, rope, batch.positions), v, batch, cache)
+        return self.rope(q, rope, batch.positions)
+
+    def attention(self, q: Tensor, batch: Batch, cache: LayerCache) -> Tensor:
+        """Causal attention with the heads joined: [T, heads, head_dim] → [T, heads · head_dim]."""
+        return self.attend(q, batch, cache).flatten(1)
+
+    def project_add(self, a: Tensor, weight: Prepared, x: Tensor | None) -> Tensor:
+        """A · Wᵀ + x, where the residual x [T, dim] is optional: [T, K] → [T, dim]."""
+        y = self.linear(a, weight)
+        return y if x is None else y + x
+
+    def gate_up(self, x: Tensor, norm: Norm, weight: Prepared) -> Tensor:
+        """RMSNorm, both projections (rows interleaved gate, up), silu(gate) · up.
+
+        x [T, dim], weight [2 · hidden, dim] → [T, hidden]. Source: Shazeer, "GLU Variants" (2020).
+        """
+        return self.silu_mul(self.linear(self.rms_norm(x, norm), weight))
+
+    def logits(self, x: Tensor, norm: Norm, weight: Prepared) -> Tensor:
+        """Final RMSNorm and head: [S, dim] and [vocab, dim] → at least float32 [S, vocab]."""
+        y = self.linear(self.rms_norm(x, norm), weight)
+        return y.to(torch.promote_types(y.dtype, torch.float32))
+
+    def sample(self, logits: Tensor, params: SampleParams) -> tuple[Tensor, Tensor]:
+        """Next tokens int64 [S] and their log-probabilities; `ops.sample` is the definition."""
+        return sample(logits, params)

@@ -1,0 +1,193 @@
+"""The engine: requests in, tokens out, one step for all of them at a time.
+
+A step takes the new tokens of every running sequence, a chunk of its prompt or the last token
+drawn, through the model in one flat batch, and draws the next token of each that is ready.
+"""
+
+import time
+from collections import deque
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import torch
+
+from llama2gpu.backends.base import Batch
+from llama2gpu.batch import Span, build_batch
+from llama2gpu.cache import PAGE, KVCache
+from llama2gpu.model import Model
+from llama2gpu.ops.sample import log_probability
+from llama2gpu.request import Request, Sequence, StopReason, Token
+from llama2gpu.sampling import stack
+
+#: Pages are reserved for so many tokens at a time where a request sets no bound.
+RESERVE = 1024
+
+
+@dataclass
+class Stats:
+    """Tokens and seconds of the steps so far: those with a prompt in them, and pure decoding."""
+
+    prefill_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_tokens: int = 0
+    decode_seconds: float = 0.0
+    decode_steps: int = 0
+
+
+class Engine:
+    """Runs sequences on a model.
+
+    chunk: prompt tokens of a step at most, over all sequences.
+    recompute: reuse nothing that is cached; each step takes every sequence from its first token.
+    max_sequences: how many run at once; the rest wait in order.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        chunk: int = 512,
+        recompute: bool = False,
+        max_sequences: int = 256,
+        page: int = PAGE,
+    ) -> None:
+        self.model, self.chunk, self.recompute = model, chunk, recompute
+        self.max_sequences = max_sequences
+        self.device = model.backend.device
+        self.running: list[Sequence] = []
+        self.waiting: deque[Sequence] = deque()
+        self.stats = Stats()
+        self.cache = KVCache(model.config, 0, model.activations, self.device, page)
+        self._pass = model.backend.capture(self._logits)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any sequence is running or waiting."""
+        return bool(self.running or self.waiting)
+
+    def add(self, request: Request) -> Sequence:
+        """Takes a request. Raises `RequestError` where it can never be served."""
+        sequence = Sequence(request, self.model.config.vocab, self.model.context, self.device)
+        if sequence.reason is None:
+            self.waiting.append(sequence)
+        return sequence
+
+    def cancel(self, sequence: Sequence, reason: StopReason = "cancelled") -> None:
+        """Ends a sequence now and frees its pages; one that has ended stays as it is."""
+        if sequence.reason is None:
+            sequence.reason = reason
+            self._sweep()
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[Sequence, Token]]:
+        """One pass for all running sequences; returns the tokens that it drew."""
+        self._admit()
+        spans = self._spans()
+        if not spans:
+            return []
+        began = time.perf_counter()
+        decoding = all(s.decoding for s in spans)
+        count = sum(span.count for span in spans.values())
+        ready = [s for s, span in spans.items() if span.start + span.count == len(s.tokens)]
+        logits = self._pass(*self._inputs(spans, ready))
+        for s, span in spans.items():
+            s.cached = span.start + span.count
+        drawn = [(s, t) for s, t in zip(ready, self._draw(ready, logits), strict=True)]
+        self._count(count, len(drawn), decoding, time.perf_counter() - began)
+        accepted = [(s, t) for s, t in drawn if s.accept(t)]
+        self._sweep()
+        return accepted
+
+    def _admit(self) -> None:
+        while self.waiting and len(self.running) < self.max_sequences:
+            sequence = self.waiting.popleft()
+            bound = sequence.request.params.max_tokens or RESERVE
+            self._hold(sequence, len(sequence.tokens) + min(bound, sequence.room) - 1)
+            self.running.append(sequence)
+
+    def _hold(self, sequence: Sequence, tokens: int) -> None:
+        """Gives a sequence the pages for so many tokens, making the cache larger where it must."""
+        missing = self.cache.pages_for(tokens) - len(sequence.pages)
+        if missing > self.cache.free_pages:
+            self.cache.grow(missing - self.cache.free_pages)
+        sequence.pages += self.cache.take(max(missing, 0))
+
+    def _spans(self) -> dict[Sequence, Span]:
+        """What each sequence adds in this step, in running order."""
+        spans, left = {}, self.chunk
+        for s in self.running:
+            start, count = s.cached, len(s.tokens) - s.cached
+            if self.recompute:
+                start, count = 0, len(s.tokens)
+            elif not s.decoding:
+                count = min(count, left)
+                left -= count
+            if count:
+                if start + count > len(s.pages) * self.cache.page:
+                    self._hold(s, min(start + count + RESERVE, self.model.context))
+                spans[s] = Span(s.pages, start, count)
+        return spans
+
+    def _inputs(
+        self, spans: dict[Sequence, Span], ready: Seq[Sequence]
+    ) -> tuple[torch.Tensor, Batch, torch.Tensor]:
+        tokens = [t for s, span in spans.items() for t in s.tokens[span.start :][: span.count]]
+        rows, end = [], 0
+        for s, span in spans.items():
+            end += span.count
+            if s in ready:
+                rows.append(end - 1)
+        batch = build_batch(list(spans.values()), self.cache.page, self.device)
+        return self._tensor(tokens), batch, self._tensor(rows)
+
+    def _logits(self, tokens: torch.Tensor, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
+        x = self.model.forward(tokens, batch, self.cache.layers)
+        return self.model.logits(x[rows])
+
+    def _draw(self, ready: Seq[Sequence], logits: torch.Tensor) -> list[Token]:
+        if not ready:
+            return []
+        params = stack([s.state for s in ready], self.model.config.vocab, self.device)
+        chosen, logprobs = self.model.backend.sample(logits, params)
+        c_rows = [i for i, s in enumerate(ready) if s.state.c_sampler]
+        for i in c_rows:
+            sampler = ready[i].state.c_sampler
+            assert sampler is not None
+            chosen[i] = sampler.draw(logits[i])
+        if c_rows:
+            logprobs = log_probability(logits, chosen)
+        tops = self._tops(ready, logits)
+        return [Token(*row) for row in zip(chosen.tolist(), logprobs.tolist(), tops, strict=True)]
+
+    def _tops(
+        self, ready: Seq[Sequence], logits: torch.Tensor
+    ) -> list[tuple[tuple[int, float], ...]]:
+        asked = [s.request.params.logprobs or 0 for s in ready]
+        if not any(asked):
+            return [()] * len(ready)
+        most = min(max(asked), logits.shape[1])
+        values, ids = logits.log_softmax(dim=1).topk(most, dim=1)
+        pairs = zip(ids.tolist(), values.tolist(), asked, strict=True)
+        return [tuple(zip(i[:n], v[:n], strict=True)) for i, v, n in pairs]
+
+    def _count(self, taken: int, drawn: int, decoding: bool, seconds: float) -> None:
+        stats = self.stats
+        if decoding:
+            stats.decode_tokens += drawn
+            stats.decode_seconds += seconds
+            stats.decode_steps += 1
+        else:
+            stats.prefill_tokens += taken
+            stats.prefill_seconds += seconds
+
+    def _sweep(self) -> None:
+        """Frees the pages of sequences that have ended."""
+        for s in self.running:
+            if s.reason is not None:
+                self.cache.give_back(s.pages)
+                s.pages = []
+        self.running = [s for s in self.running if s.reason is None]
+        self.waiting = deque(s for s in self.waiting if s.reason is None)
+
+    def _tensor(self, values: Seq[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self.device)

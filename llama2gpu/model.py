@@ -1,0 +1,51 @@
+"""The model: a Llama as the list of ops that it is."""
+
+from collections.abc import Iterable
+
+import torch
+
+from llama2gpu.backends.base import Backend, Batch, LayerCache, Norm, Rope
+from llama2gpu.config import Config
+from llama2gpu.ops.rope import rope_table
+from llama2gpu.weights import Weights
+
+
+class Model:
+    """A Llama on one backend.
+
+    dtype: of the weights; the backend says what type its activations take with it.
+    context: positions that a sequence may have, at most; the trained context where not given.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        weights: Weights,
+        backend: Backend,
+        dtype: torch.dtype,
+        context: int | None = None,
+    ) -> None:
+        self.config, self.weights, self.backend = config, weights, backend
+        self.context = context or config.context
+        self.activations = backend.activation_dtype(dtype)
+        cos, sin = rope_table(config, self.context)
+        self.rope = Rope(cos.to(backend.device), sin.to(backend.device))
+
+    def forward(
+        self, tokens: torch.Tensor, batch: Batch, cache: Iterable[LayerCache]
+    ) -> torch.Tensor:
+        """Hidden states [T, dim] of the new tokens int64 [T]; their keys and values are cached."""
+        b, eps = self.backend, self.config.norm_eps
+        x = b.embed(tokens, self.weights.embed).to(self.activations)
+        for w, kv in zip(self.weights.layers, cache, strict=True):
+            q = b.qkv(x, Norm(w.attention_norm, eps), w.w_qkv, self.rope, batch, kv)
+            a = b.attention(q, batch, kv)
+            x = b.project_add(a, w.w_o, x)
+            h = b.gate_up(x, Norm(w.ffn_norm, eps), w.w_13)
+            x = b.project_add(h, w.w_2, x)
+        return x
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Float32 logits [S, vocab] of hidden states [S, dim]."""
+        norm = Norm(self.weights.norm, self.config.norm_eps)
+        return self.backend.logits(x, norm, self.weights.output)

@@ -1,0 +1,87 @@
+"""A request and the sequence that it becomes while the engine works on it."""
+
+import time
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+
+from llama2gpu.errors import RequestError
+from llama2gpu.sampling import SamplerState, SamplingParams
+
+#: Why an answer ended: a stop id, a stop string, its own bound, the context's end, a cancellation.
+StopReason = Literal["eos", "stop", "length", "context", "cancelled"]
+
+
+class Token(NamedTuple):
+    """A generated token: its id, its log-probability, and the likeliest (id, log-probability)."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt as token ids, how to sample, and the ids that end the answer."""
+
+    prompt: Seq[int]
+    params: SamplingParams = field(default_factory=SamplingParams)
+    stop_ids: frozenset[int] = frozenset()
+
+    def check(self, vocab: int, context: int) -> None:
+        """Raises `RequestError` where the prompt can't be served by such a model."""
+        if not self.prompt:
+            raise RequestError("the prompt is empty and the tokenizer has no BOS: give some text")
+        if len(self.prompt) > context:
+            raise RequestError(
+                f"the prompt has {len(self.prompt)} tokens but the context holds {context}: "
+                "shorten the prompt"
+            )
+        for token in self.prompt:
+            if not 0 <= token < vocab:
+                raise RequestError(f"token {token} is outside the vocabulary of {vocab}")
+
+
+class Sequence:
+    """A request under way.
+
+    tokens: prompt and output. output: what was generated, a stop id left out. cached: tokens that
+    the model has seen. reason: why it ended, None while it runs.
+    """
+
+    def __init__(self, request: Request, vocab: int, context: int, device: torch.device) -> None:
+        request.check(vocab, context)
+        self.request = request
+        self.state = SamplerState(request.params, request.prompt, vocab, device)
+        self.tokens = list(request.prompt)
+        self.output: list[Token] = []
+        self.room = context - len(request.prompt) + 1  # the last token needs no place
+        self.cached = 0
+        self.pages: list[int] = []
+        self.reason: StopReason | None = "length" if request.params.max_tokens == 0 else None
+        self.added = time.perf_counter()
+        self.first_token_at: float | None = None
+
+    @property
+    def decoding(self) -> bool:
+        """Whether the whole prompt has been seen and only the last token is new."""
+        return bool(self.output) and len(self.tokens) - self.cached == 1
+
+    def accept(self, token: Token) -> bool:
+        """Takes the next token; False where it is a stop id, which ends the text unseen."""
+        if self.first_token_at is None:
+            self.first_token_at = time.perf_counter()
+        params = self.request.params
+        if token.id in self.request.stop_ids and not params.ignore_eos:
+            self.reason = "eos"
+            return False
+        self.state.accept(token.id)
+        self.tokens.append(token.id)
+        self.output.append(token)
+        if len(self.output) == params.max_tokens:
+            self.reason = "length"
+        elif len(self.output) == self.room:
+            self.reason = "context"
+        return True

@@ -1,0 +1,37 @@
+"""The canonical weights of a model, as a value."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One decoder layer: matrices as a backend prepared them, norms float32 [dim].
+
+    w_qkv: rows of q, k, v, those of q and k in adjacent-pair RoPE order.
+    w_13: rows interleaved gate 0, up 0, gate 1, …
+    """
+
+    attention_norm: torch.Tensor
+    w_qkv: Any
+    w_o: Any
+    ffn_norm: torch.Tensor
+    w_13: Any
+    w_2: Any
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All weights of a model.
+
+    nbytes: what reading each matrix once takes, that is what one decoded token reads; the
+        embedding, of which a token reads one row, counts only where it is the head too.
+    """
+
+    embed: Any
+    layers: tuple[LayerWeights, ...]
+    norm: torch.Tensor
+    output: Any
+    nbytes: int
