@@ -1,0 +1,14 @@
+"""Checkpoint readers: one a format, all of them giving a `Config` and canonically named tensors."""
+
+from llama2gpu.checkpoints.base import Checkpoint, TensorInfo, tensor_shapes
+from llama2gpu.checkpoints.open import open_checkpoint
+from llama2gpu.checkpoints.random import RandomCheckpoint, random_checkpoint
+
+__all__ = [
+    "Checkpoint",
+    "RandomCheckpoint",
+    "TensorInfo",
+    "open_checkpoint",
+    "random_checkpoint",
+    "tensor_shapes",
+]
