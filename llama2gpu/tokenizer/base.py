@@ -56,8 +56,9 @@ class Tokenizer(ABC):
         """
         text = well_formed(text)
         ids = self._encode_special(text) if special else self._encode(text)
-        starts = bos and self.adds_bos and self.bos_id is not None
-        return [self.bos_id, *ids] if starts and self.bos_id is not None else ids
+        if bos and self.adds_bos and self.bos_id is not None:
+            ids.insert(0, self.bos_id)
+        return ids
 
     def _encode_special(self, text: str) -> list[int]:
         controls = self._controls()

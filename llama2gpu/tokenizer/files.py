@@ -1,5 +1,8 @@
 """Reading a tokenizer's file, and holding it against its checkpoint."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from llama2gpu.errors import TokenizerError
@@ -51,3 +54,24 @@ def check_vocab(path: Path, tokens: int, rows: int | None, padding: int = PADDIN
         f"the tokenizer {path} has {tokens} tokens, but the checkpoint has {rows} embedding rows: "
         f"it belongs to another checkpoint; {REMEDY}"
     )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drops what native code writes to stderr, such as the report of a Rust panic.
+
+    For the whole process, so only while a file is read.
+    """
+    try:
+        saved = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 from llama2gpu.errors import Llama2GPUError, RequestError
 from llama2gpu.tokenizer.base import NO_TOKEN, Token, Tokenizer
-from llama2gpu.tokenizer.files import check_vocab, damaged
+from llama2gpu.tokenizer.files import check_vocab, damaged, quiet
 from llama2gpu.tokenizer.huggingface_decoder import TokenBytes
 from llama2gpu.tokenizer.huggingface_files import Companions
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
+
+#: A text that reaches every stage of a tokenizer, so that a damaged one fails when it is read.
+_PROBE = "A bé, 12\n"
 
 
 class HuggingFace(Tokenizer):
@@ -43,8 +46,9 @@ class HuggingFace(Tokenizer):
     def _encode(self, text: str) -> list[int]:
         ids = self._ids(text, special=False)
         unknown = {"<unk>", getattr(self._library.model, "unk_token", None)}
-        for name in {self._by_id[id] for id in self._by_id.keys() & set(ids)} - unknown:
-            raise RequestError(f"this tokenizer can't take {name} as plain text: leave it out")
+        spelled = {self._by_id[id] for id in self._by_id.keys() & set(ids)} - unknown
+        if spelled:
+            raise RequestError(f"this tokenizer can't take {min(spelled)} as text: leave it out")
         return ids
 
     def _encode_special(self, text: str) -> list[int]:
@@ -75,8 +79,10 @@ def read_huggingface(path: Path, data: bytes, vocab: int | None) -> HuggingFace:
     from tokenizers import Tokenizer as Library
 
     companions = Companions(path.parent)
-    with _failures(lambda what: damaged(path, what)):
-        tokenizer = HuggingFace(Library.from_buffer(data), companions)
+    with _failures(lambda what: damaged(path, what)), quiet():
+        library = Library.from_buffer(data)
+        library.encode(_PROBE)
+        tokenizer = HuggingFace(library, companions)
     check_vocab(path, tokenizer.vocab, vocab)
     return tokenizer
 

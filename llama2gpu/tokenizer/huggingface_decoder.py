@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from llama2gpu.errors import TokenizerError
-
 if TYPE_CHECKING:
     from tokenizers.decoders import Decoder
 
@@ -32,7 +30,7 @@ class TokenBytes:
 
     @classmethod
     def of(cls, decoder: "Decoder | None") -> "TokenBytes":
-        """Reads the library's decoder; raises `TokenizerError` where no Llama has its kind."""
+        """Reads the library's decoder; raises `ValueError` where no Llama has its kind."""
         result = cls()
         spec = None if decoder is None else json.loads(decoder.__getstate__())
         for step in _steps(spec):
@@ -56,7 +54,7 @@ class TokenBytes:
                 pass
             case _:
                 kind = step.get("type")
-                raise TokenizerError(f"a tokenizer.json with the decoder {kind} is not supported")
+                raise ValueError(f"its decoder {kind} is none that a Llama has")
 
     def __call__(self, name: str) -> bytes:
         """Bytes of the token called `name`."""
@@ -71,7 +69,7 @@ class TokenBytes:
 
 def _steps(spec: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
     if spec is None:
-        raise TokenizerError("a tokenizer.json without a decoder is not supported")
+        raise ValueError("it has no decoder")
     if spec.get("type") != "Sequence":
         yield spec
         return

@@ -67,12 +67,11 @@ def read_llama2c(path: Path, data: bytes, vocab: int | None) -> Llama2C:
     """Reads tokenizer.bin, which must hold exactly `vocab` tokens where that is given."""
     scores: list[float] = []
     texts: list[bytes] = []
-    limit = MAX_TOKENS if vocab is None else vocab
     for score, text in _entries(path, data):
         scores.append(score)
         texts.append(text)
-        if len(texts) > limit:
-            raise damaged(path, f"more than {limit} tokens")
+        if len(texts) > MAX_TOKENS:
+            raise damaged(path, f"more than {MAX_TOKENS} tokens")
     if texts[_BYTES:_PIECES] != [b"<0x%02X>" % byte for byte in range(256)]:
         raise damaged(path, f"tokens {_BYTES} to {_PIECES - 1} are not the 256 bytes")
     check_vocab(path, len(texts), vocab, padding=0)

@@ -66,6 +66,6 @@ def read_sentencepiece(path: Path, data: bytes, vocab: int | None) -> SentencePi
         processor.LoadFromSerializedProto(data)
         tokenizer = SentencePiece(processor)
     except (RuntimeError, ValueError, IndexError) as error:
-        raise damaged(path, str(error)) from None
+        raise damaged(path, str(error).removeprefix("INTERNAL: ")) from None
     check_vocab(path, tokenizer.vocab, vocab)
     return tokenizer
