@@ -71,13 +71,14 @@ def describe_tokenizer(checkpoint: "Checkpoint") -> dict[str, Any]:
 
 def render(facts: dict[str, Any], indent: str = "") -> Iterator[str]:
     """A report of two columns; a group of facts follows under its name."""
-    width = 2 + max(len(name) for name in facts)
+    width = 2 + max(map(len, facts))
     for name, value in facts.items():
+        label = name.replace("_", " ")
         if isinstance(value, dict):
-            yield f"{indent}{click.style(name, bold=True)}"
+            yield f"{indent}{click.style(label, bold=True)}"
             yield from render(value, indent + "  ")
         else:
-            yield f"{indent}{click.style(name.ljust(width), dim=True)}{show(name, value)}"
+            yield f"{indent}{click.style(label.ljust(width), dim=True)}{show(name, value)}"
 
 
 def show(name: str, value: Any) -> str:

@@ -1,24 +1,21 @@
 """Options and arguments that several commands take, each said once."""
 
+import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 
-class Text(click.ParamType):
-    """A text; `-` stands for all of standard input, as it is.
+def read_text(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Callback of a text argument, for which `-` stands for all of standard input, as it is.
 
     Bytes that are no UTF-8 become lone surrogates, which `Tokenizer.encode` reads.
     """
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text itself."""
-        if value == "-":
-            return click.get_binary_stream("stdin").read().decode("utf-8", "surrogateescape")
-        return str(value)
+    if value != "-":
+        return value
+    if sys.stdin is None:
+        raise click.BadParameter("standard input is closed.")
+    return sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
 
 
 MODEL = "FILE|FOLDER|NAME"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("text", type=options.Text())
+@click.argument("text", callback=options.read_text)
 @options.tokenizer
 @options.model
 @click.option("--no-bos", is_flag=True, help="Leave out the token that starts a text.")
