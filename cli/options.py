@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -43,3 +44,131 @@ norm_eps = click.option(
     help="Epsilon of RMSNorm, where the checkpoint has none or a wrong one.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+backend = click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto, torch, numpy, or one that is plugged in (see `llama2gpu doctor`).",
+)
+device = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto, cpu, cuda, cuda:N or mps.",
+)
+op = click.option(
+    "--op",
+    multiple=True,
+    metavar="NAME=BACKEND",
+    callback=lambda ctx, param, values: [split_pair(value) for value in values],
+    help="Take one op from another backend; may be repeated.",
+)
+
+
+def split_pair(value: str) -> tuple[str, str]:
+    """NAME=VALUE as a pair."""
+    name, equals, rest = value.partition("=")
+    if not (name and equals and rest):
+        raise click.BadParameter(f"{value!r} is not of the form NAME=VALUE.")
+    return name, rest
+
+
+def read_bias(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
+    """Callback of --logit-bias: token ids and what is added to their logits."""
+    try:
+        return {int(token): float(bias) for token, bias in map(split_pair, values)}
+    except ValueError:
+        raise click.BadParameter("give TOKEN=NUMBER, such as 13=-100.") from None
+
+
+#: Parameter of `SamplingParams` → flags, type, default, help.
+_SAMPLING: dict[str, tuple[list[str], Any, Any, str]] = {
+    "max_tokens": (
+        ["-n", "--max-tokens"],
+        click.IntRange(-1),
+        256,
+        "New tokens at most; -1 sets no bound.",
+    ),
+    "temperature": (["-t", "--temperature"], click.FloatRange(0), 0.8, "0 is greedy."),
+    "top_p": (
+        ["-p", "--top-p"],
+        click.FloatRange(0, 1, min_open=True),
+        0.95,
+        "Keep the likeliest tokens up to this mass.",
+    ),
+    "top_k": (["-k", "--top-k"], click.IntRange(0), 0, "Keep so many likeliest tokens; 0 is all."),
+    "min_p": (
+        ["--min-p"],
+        click.FloatRange(0, 1),
+        0.0,
+        "Drop tokens below this share of the likeliest one's probability.",
+    ),
+    "repetition_penalty": (
+        ["--repeat-penalty"],
+        click.FloatRange(0, min_open=True),
+        1.0,
+        "Divide the logits of tokens seen before.",
+    ),
+    "presence_penalty": (
+        ["--presence-penalty"],
+        float,
+        0.0,
+        "Take from the logits of tokens generated before.",
+    ),
+    "frequency_penalty": (["--frequency-penalty"], float, 0.0, "The same, once for each time."),
+    "seed": (
+        ["--seed"],
+        click.IntRange(0, 2**63 - 1),
+        None,
+        "Repeat a choice of tokens; --json tells which seed was drawn.",
+    ),
+}
+
+
+def sampling(function: Any) -> Any:
+    """All options that end up in `SamplingParams`."""
+    extra = [
+        click.option(
+            "--sampler",
+            type=click.Choice(["default", "llama2c"]),
+            default="default",
+            show_default=True,
+            help="llama2c: that program's random numbers; -n then counts the prompt too.",
+        ),
+        click.option(
+            "--stop", multiple=True, metavar="TEXT", help="End before this text; may be repeated."
+        ),
+        click.option("--ignore-eos", is_flag=True, help="Go on after the end-of-text token."),
+        click.option(
+            "--logit-bias", multiple=True, metavar="TOKEN=NUMBER", callback=read_bias,
+            help="Add to the logit of a token; may be repeated.",
+        ),
+        click.option(
+            "--logprobs", type=click.IntRange(0, 100),
+            help="Report the log-probability of each token and of so many likeliest; with --json.",
+        ),
+    ]  # fmt: skip
+    made = [
+        click.option(*flags, name, type=kind, default=default, show_default=True, help=text)
+        for name, (flags, kind, default, text) in _SAMPLING.items()
+    ]
+    for decorate in reversed(made + extra):
+        function = decorate(function)
+    return function
+
+
+def sampling_values(values: dict[str, Any]) -> dict[str, Any]:
+    """What the options of `sampling` say, as keywords of `SamplingParams`."""
+    names = [*_SAMPLING, "sampler", "stop", "ignore_eos", "logit_bias", "logprobs"]
+    asked = {name: values[name] for name in names}
+    if asked["max_tokens"] == -1:
+        asked["max_tokens"] = None
+    return asked
+
+
+def write(text: str) -> None:
+    """Text to stdout, at once."""
+    click.echo(text, nl=False)

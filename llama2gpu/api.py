@@ -117,6 +117,11 @@ class Llama:
         return self.engine.model.backend
 
     @property
+    def dtype(self) -> str:
+        """The type of the weights: fp32, fp16 or bf16."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.engine.model.dtype)
+
+    @property
     def stats(self) -> Stats:
         """What the engine did so far."""
         return self.engine.stats

@@ -27,7 +27,7 @@ class Model:
     ) -> None:
         self.config, self.weights, self.backend = config, weights, backend
         self.context = context or config.context
-        self.activations = backend.activation_dtype(dtype)
+        self.dtype, self.activations = dtype, backend.activation_dtype(dtype)
         cos, sin = rope_table(config, self.context)
         self.rope = Rope(cos.to(backend.device), sin.to(backend.device))
 

@@ -1,11 +1,18 @@
 """Who computes: the backends by name, how one is chosen, and how ops are borrowed."""
 
-from llama2gpu.backends.choose import AUTO_ORDER, available, choose_backend, resolve_device
+from llama2gpu.backends.choose import (
+    AUTO_ORDER,
+    available,
+    backend_class,
+    choose_backend,
+    resolve_device,
+)
 from llama2gpu.backends.route import borrow, serving
 
 __all__ = [
     "AUTO_ORDER",
     "available",
+    "backend_class",
     "borrow",
     "choose_backend",
     "resolve_device",

@@ -89,6 +89,12 @@ class Backend(ABC):
         self.device = device
         self.borrowed: Mapping[str, Backend] = {}
 
+    @property
+    def label(self) -> str:
+        """The name, and which ops are borrowed from whom."""
+        loans = ", ".join(f"{op} from {other.name}" for op, other in self.borrowed.items())
+        return f"{self.name} ({loans})" if loans else self.name
+
     @classmethod
     @abstractmethod
     def probe(cls, device: torch.device) -> Probe:

@@ -161,4 +161,5 @@ class Inputs:
         return drawn.to(self.dtype)
 
     def _matrix(self, rows: int, columns: int) -> torch.Tensor:
-        return (torch.randn((rows, columns), generator=self._random) / columns**0.5).to(self.dtype)
+        drawn: torch.Tensor = torch.randn((rows, columns), generator=self._random)
+        return (drawn / columns**0.5).to(self.dtype)

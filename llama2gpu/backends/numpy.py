@@ -155,11 +155,12 @@ def _causal(q: Array, keys: Array, values: Array) -> Array:
     new, heads, head_dim = q.shape
     length, kv_heads, _ = keys.shape
     keys, values = (np.repeat(a, heads // kv_heads, axis=1) for a in (keys, values))
-    scores = np.einsum("thd,lhd->htl", q, keys) / q.dtype.type(np.sqrt(head_dim))
+    scores = q.transpose(1, 0, 2) @ keys.transpose(1, 2, 0) / q.dtype.type(np.sqrt(head_dim))
     hidden = np.arange(length) > np.arange(length - new, length)[:, None]
-    scores = np.where(hidden, -np.inf, scores)
+    scores = np.where(hidden, -np.inf, scores)  # [heads, new, length]
     p = np.exp(scores - scores.max(axis=-1, initial=-np.inf, keepdims=True))
-    return np.asarray(np.einsum("htl,lhd->thd", p / p.sum(axis=-1, keepdims=True), values))
+    out = p / p.sum(axis=-1, keepdims=True) @ values.transpose(1, 0, 2)
+    return np.asarray(out.transpose(1, 0, 2))
 
 
 def _truncated(row: Array, top_k: int, top_p: float, min_p: float) -> Array:

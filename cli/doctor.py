@@ -1,0 +1,98 @@
+"""`llama2gpu doctor`: what runs here, what does not, and what would mend it."""
+
+import json
+import platform
+from importlib import metadata
+from typing import Any
+
+import click
+
+from llama2gpu.cli import options
+
+PACKAGES = (
+    "torch",
+    "triton",
+    "numpy",
+    "sentencepiece",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
+    "click",
+    "rich",
+)
+
+
+@click.command()
+@options.backend
+@options.device
+@options.op
+@options.as_json
+def command(backend: str, device: str, op: list[tuple[str, str]], as_json: bool) -> None:
+    """Say what can run on this machine, and what can't and why.
+
+    The options choose as those of `run` do; the last table shows who would then serve each op.
+    """
+    from llama2gpu.backends import choose_backend, serving
+
+    report = {"packages": _packages(), "machine": _machine(), "backends": _backends(device)}
+    chosen = choose_backend(backend, device, dict(op))
+    report["chosen"] = {"backend": chosen.label, "device": str(chosen.device)}
+    report["ops"] = serving(chosen)
+    if as_json:
+        click.echo(json.dumps(report))
+    else:
+        _show(report)
+
+
+def _packages() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        "cuda": gpus,
+        "mps": torch.backends.mps.is_available(),
+    }
+
+
+def _backends(device: str) -> list[dict[str, Any]]:
+    from llama2gpu.backends import available, backend_class, resolve_device
+    from llama2gpu.errors import BackendError
+
+    place, rows = resolve_device(device), []
+    for name in available():
+        try:
+            ok, detail = backend_class(name).probe(place)
+        except BackendError as error:
+            ok, detail = False, str(error)
+        rows.append({"name": name, "runs": ok, "detail": detail})
+    return rows
+
+
+def _show(report: dict[str, Any]) -> None:
+    machine = report["machine"]
+    accelerators = [*machine["cuda"], *(["Apple MPS"] if machine["mps"] else [])]
+    click.echo(f"machine   {machine['system']}, CPU with {machine['cpu']}")
+    click.echo(f"          {', '.join(accelerators) or 'no GPU that PyTorch can use'}")
+    versions = [f"{name} {version or '(absent)'}" for name, version in report["packages"].items()]
+    for i in range(0, len(versions), 5):
+        click.echo(f"{'packages' if i == 0 else '':10}{', '.join(versions[i : i + 5])}")
+    click.echo()
+    for row in report["backends"]:
+        mark = click.style("runs", fg="green") if row["runs"] else click.style("no  ", fg="red")
+        click.echo(f"{row['name']:<10}{mark}  {row['detail']}")
+    chosen = report["chosen"]
+    click.echo(f"\nchosen    {chosen['backend']} on {chosen['device']}")
+    for op, server in report["ops"].items():
+        click.echo(f"  {op:<12}{server}")

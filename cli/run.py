@@ -1,0 +1,218 @@
+"""`llama2gpu run`: text from a prompt."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llama2gpu.cli import options
+
+if TYPE_CHECKING:
+    from llama2gpu.api import Generation, Llama
+
+
+@click.command()
+@click.argument("prompt", required=False, callback=options.read_text)
+@options.model
+@options.tokenizer
+@options.backend
+@options.op
+@options.device
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Type of the weights; auto keeps the stored one on a CPU.",
+)
+@click.option(
+    "--quant",
+    type=click.Choice(["none", "int8", "int4"]),
+    default="none",
+    show_default=True,
+    help="Quantize the weights.",
+)
+@options.sampling
+@click.option("--ctx", "context", type=click.IntRange(1), help="Positions to use at most.")
+@options.rope_theta
+@options.norm_eps
+@click.option("--threads", type=click.IntRange(1), help="CPU threads to compute with.")
+@click.option("--no-kv-cache", is_flag=True, help="Recompute everything for each token.")
+@click.option(
+    "--prefill",
+    type=click.Choice(["parallel", "sequential"]),
+    default="parallel",
+    show_default=True,
+    help="Take the prompt at once, or one token at a time.",
+)
+@click.option("--prompt-file", type=click.Path(path_type=Path), help="Read the prompt from a file.")
+@click.option("--show-prompt", is_flag=True, help="Print the exact prompt and its ids on stderr.")
+@click.option("--no-echo", is_flag=True, help="Leave the prompt out of the text.")
+@options.as_json
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing on stderr.")
+def command(
+    prompt: str | None,
+    prompt_file: Path | None,
+    show_prompt: bool,
+    no_echo: bool,
+    as_json: bool,
+    quiet: bool,
+    **rest: Any,
+) -> None:
+    """Generate text from PROMPT.
+
+    The text streams to stdout as it is made; what runs and how fast it was goes to stderr.
+    PROMPT - is standard input, an empty PROMPT starts from nothing, and without PROMPT the
+    checkpoint's kind has a default one.
+    """
+    if quiet and show_prompt:
+        raise click.UsageError("--quiet and --show-prompt exclude each other.")
+    if prompt is not None and prompt_file is not None:
+        raise click.UsageError("PROMPT and --prompt-file exclude each other.")
+    if rest["logprobs"] is not None and not as_json:
+        raise click.UsageError("--logprobs needs --json.")
+    if prompt_file is not None:
+        prompt = prompt_file.read_text(encoding="utf-8", errors="surrogateescape")
+    asked = options.sampling_values(rest)
+    llama = _load(rest, quiet)
+    if prompt is None:
+        prompt = llama.checkpoint.default_prompt
+    generation = llama.stream(prompt, **asked)
+    if not quiet:
+        click.echo(_headline(llama), err=True)
+    if show_prompt:
+        ids = list(generation.sequence.request.prompt)
+        click.echo(f"prompt: {prompt!r}\nids: {ids}", err=True)
+    interrupted = _print(generation, prompt, as_json, no_echo)
+    if as_json:
+        click.echo(json.dumps(_answer(llama, generation)))
+    if not quiet:
+        click.echo(_summary(llama, generation), err=True)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _load(rest: dict[str, Any], quiet: bool) -> "Llama":
+    import torch
+
+    from llama2gpu.api import load
+    from llama2gpu.cli.progress import loading
+
+    if rest["model"] is None:
+        raise click.UsageError(f"Give --model {options.MODEL}.")
+    if rest["threads"]:
+        torch.set_num_threads(rest["threads"])
+    with loading(quiet) as progress:
+        return load(
+            rest["model"],
+            tokenizer=rest["tokenizer"],
+            backend=rest["backend"],
+            device=rest["device"],
+            dtype=rest["dtype"],
+            ops=dict(rest["op"]),
+            quant=rest["quant"],
+            context=rest["context"],
+            rope_theta=rest["rope_theta"],
+            norm_eps=rest["norm_eps"],
+            kv_cache=not rest["no_kv_cache"],
+            prefill=rest["prefill"],
+            progress=progress,
+        )
+
+
+def _print(generation: "Generation", prompt: str, as_json: bool, no_echo: bool) -> bool:
+    """Streams the text; returns whether Control-C cut it short."""
+    try:
+        if as_json:
+            generation.finish()
+            return False
+        if not no_echo:
+            options.write(prompt)
+        for piece in generation:
+            options.write(piece)
+    except KeyboardInterrupt:
+        generation.cancel()
+        return True
+    finally:
+        if not as_json:
+            options.write("\n")
+    return False
+
+
+def _headline(llama: "Llama") -> str:
+    checkpoint, backend = llama.checkpoint, llama.backend
+    parts = [
+        f"{checkpoint.path.name} ({checkpoint.format}, {_short(checkpoint.config.parameters)})",
+        f"backend {backend.label}",
+        f"device {backend.device}",
+        f"dtype {llama.dtype}",
+    ]
+    return " · ".join(parts)
+
+
+def _short(count: int) -> str:
+    """12345678 → "12.3M parameters"."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit} parameters"
+    return f"{count} parameters"
+
+
+def _statistics(llama: "Llama", generation: "Generation") -> dict[str, Any]:
+    from llama2gpu.measure.memory import peak_memory
+
+    stats, first = llama.stats, generation.sequence.first_token_at
+    steps_per_second = _rate(stats.decode_steps, stats.decode_seconds)
+    nbytes = llama.engine.model.weights.nbytes
+    return {
+        "load_seconds": llama.load_seconds,
+        "first_token_seconds": first and first - generation.sequence.added,
+        "prefill_tokens": stats.prefill_tokens,
+        "prefill_tokens_per_second": _rate(stats.prefill_tokens, stats.prefill_seconds),
+        "decode_tokens": stats.decode_tokens,
+        "decode_tokens_per_second": _rate(stats.decode_tokens, stats.decode_seconds),
+        "weight_gigabytes_per_second": steps_per_second and steps_per_second * nbytes / 1e9,
+        "peak_memory_bytes": peak_memory(llama.backend.device),
+        "seed": generation.completion.seed,
+        "backend": llama.backend.label,
+        "device": str(llama.backend.device),
+        "dtype": llama.dtype,
+    }
+
+
+def _rate(count: int, seconds: float) -> float | None:
+    return count / seconds if seconds and count else None
+
+
+def _answer(llama: "Llama", generation: "Generation") -> dict[str, Any]:
+    answer = dataclasses.asdict(generation.completion)
+    del answer["seed"]
+    logprobs = answer.pop("logprobs")
+    if generation.sequence.request.params.logprobs is not None:
+        answer["logprobs"] = [
+            {"token": id, "logprob": logprob, "top": [list(pair) for pair in top]}
+            for id, logprob, top in logprobs
+        ]
+    return {**answer, "stats": _statistics(llama, generation)}
+
+
+def _summary(llama: "Llama", generation: "Generation") -> str:
+    s = _statistics(llama, generation)
+
+    def figure(value: float | None, unit: str) -> str:
+        if value is None:
+            return f"– {unit}"
+        return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+
+    memory = s["peak_memory_bytes"]
+    parts = [
+        f"load {figure(s['load_seconds'], 's')}",
+        f"first token {figure(s['first_token_seconds'], 's')}",
+        f"prefill {figure(s['prefill_tokens_per_second'], 'tok/s')}",
+        f"decode {figure(s['decode_tokens_per_second'], 'tok/s')}",
+        figure(s["weight_gigabytes_per_second"], "GB/s"),
+        f"peak memory {figure(memory and memory / 2**20, 'MiB')}",
+    ]
+    return " · ".join(parts)

@@ -1,0 +1,1 @@
+"""Measuring: memory, the machine's own limits, and whole models."""
