@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from llama2gpu.tokenizer.base import Token, Tokenizer
-from llama2gpu.tokenizer.files import check_vocab, damaged
+from llama2gpu.tokenizer.files import check_vocab, damaged, quiet
 
 _SPACE = "▁"
-_SILENT = 4
 
 
 class SentencePiece(Tokenizer):
@@ -58,13 +57,13 @@ def _leading(processor: Any) -> int:
 
 def read_sentencepiece(path: Path, data: bytes, vocab: int | None) -> SentencePiece:
     """Reads a SentencePiece model; raises `TokenizerError` where the library refuses it."""
-    from sentencepiece import SentencePieceProcessor, set_min_log_level
+    from sentencepiece import SentencePieceProcessor
 
-    set_min_log_level(_SILENT)
     processor = SentencePieceProcessor()
     try:
-        processor.LoadFromSerializedProto(data)
-        tokenizer = SentencePiece(processor)
+        with quiet():
+            processor.LoadFromSerializedProto(data)
+            tokenizer = SentencePiece(processor)
     except (RuntimeError, ValueError, IndexError) as error:
         raise damaged(path, str(error).removeprefix("INTERNAL: ")) from None
     check_vocab(path, tokenizer.vocab, vocab)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama2gpu.errors import TokenizerError
@@ -19,7 +19,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="▁")) | st.text
 BYTES = [(0.0, b"<0x%02X>" % byte) for byte in range(256)]
 CONTROLS = [(0.0, b"<unk>"), (0.0, b"\n<s>\n"), (0.0, b"\n</s>\n")]
 SCORES = st.sampled_from([-3.0, -2.0, -1.0, 0.0, 1.0, -1e10, float("nan"), float("-inf")])
-PIECES = st.lists(st.tuples(SCORES, st.text("ab é", min_size=1, max_size=5)), max_size=40)
+PIECES = st.lists(st.tuples(SCORES, st.text("ab é", min_size=2, max_size=4)), max_size=40)
 
 
 def naive_llama2c(entries: list[tuple[float, bytes]], text: str) -> list[int]:
@@ -43,11 +43,23 @@ def naive_llama2c(entries: list[tuple[float, bytes]], text: str) -> list[int]:
         tokens[at : at + 2] = [merged]
 
 
-@given(pieces=PIECES, text=st.text("ab é\n", max_size=40))
+@settings(max_examples=500)
+@given(pieces=PIECES, text=st.text("ab é\n", max_size=20))
 def test_llama2c_merges_as_run_c(pieces: list[tuple[float, str]], text: str) -> None:
-    entries = CONTROLS + BYTES + [(score, piece.encode()) for score, piece in pieces]
+    letters = [(0.0, letter.encode()) for letter in " abé"]
+    entries = CONTROLS + BYTES + letters + [(score, piece.encode()) for score, piece in pieces]
     tokenizer = Llama2C([score for score, _ in entries], [piece for _, piece in entries])
     assert tokenizer.encode(text, bos=False) == naive_llama2c(entries, text)
+
+
+@pytest.mark.parametrize("name", ["<0x0A>", "\n<s>\n"])
+def test_llama2c_never_merges_text_into_a_control_or_byte_token(name: str) -> None:
+    pieces = [*" \n<0xAs>", *(name[:end] for end in range(2, len(name)))]
+    entries = CONTROLS + BYTES + [(1.0, piece.encode()) for piece in pieces]
+    tokenizer = Llama2C([score for score, _ in entries], [piece for _, piece in entries])
+    ids = tokenizer.encode(name, bos=False)
+    assert len(ids) == 3
+    assert tokenizer.decode(ids) == name
 
 
 @given(text=TEXT)
@@ -130,9 +142,17 @@ def test_tiktoken_agrees_with_its_library(tiktoken: Path, text: str) -> None:
 LIBRARY: dict[Path, Any] = {}
 
 
+def test_tiktoken_keeps_a_word_that_no_merge_reaches(tiktoken: Path, tmp_path: Path) -> None:
+    rank = count_ranks(tiktoken)
+    (tmp_path / "tokenizer.model").write_bytes(tiktoken.read_bytes() + b"cXpq %d\n" % rank)
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode("qzj", bos=False) == [rank]
+    assert [tokenizer.piece(id) for id in tokenizer.encode("qzjq", bos=False)] == list("qzjq")
+
+
 def test_tiktoken_names_the_control_tokens_of_3_and_of_3_1(tiktoken: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(tiktoken.read_bytes())
-    newer, first = load_tokenizer(tmp_path), newer_base(tiktoken)
+    newer, first = load_tokenizer(tmp_path), count_ranks(tiktoken)
     assert newer.eos_ids == (first + 1, first + 8, first + 9)
     assert newer.bos_id == first
     assert [newer.piece(first + n) for n in (4, 11, 12, 255)] == [
@@ -151,7 +171,7 @@ def test_tiktoken_names_the_control_tokens_of_3_and_of_3_1(tiktoken: Path, tmp_p
     assert load_tokenizer(tmp_path).eos_ids == newer.eos_ids
 
 
-def newer_base(path: Path) -> int:
+def count_ranks(path: Path) -> int:
     return len(path.read_bytes().splitlines())
 
 

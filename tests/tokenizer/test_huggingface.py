@@ -76,6 +76,20 @@ def test_add_bos_token_has_the_last_word(hf_bytes: Path, tmp_path: Path, switch:
 def test_an_eos_that_is_not_marked_special_is_still_control(hf_bytes: Path, tmp_path: Path) -> None:
     content = json.loads(hf_bytes.read_text())
     content["added_tokens"][2]["special"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = load_tokenizer(tmp_path)
+    assert len(tokenizer.encode("a<|eot_id|>", special=True)) == 3
+    assert 2 not in tokenizer.encode("a<|eot_id|>")
+
+
+def test_nothing_is_padded_or_cut(hf_bytes: Path, tmp_path: Path) -> None:
+    content = json.loads(hf_bytes.read_text())
+    content["truncation"] = {
+        "direction": "Right",
+        "max_length": 70,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
     content["padding"] = {
         "strategy": {"Fixed": 64},
         "direction": "Right",
@@ -86,8 +100,8 @@ def test_an_eos_that_is_not_marked_special_is_still_control(hf_bytes: Path, tmp_
     }
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     tokenizer = load_tokenizer(tmp_path)
-    assert len(tokenizer.encode("a<|eot_id|>", special=True)) == 3
-    assert 2 not in tokenizer.encode("a<|eot_id|>")
+    assert len(tokenizer.encode("a")) == 2
+    assert len(tokenizer.encode("?" * 90)) == 91
 
 
 def test_text_that_can_only_be_a_control_token_is_refused(hf_bytes: Path, tmp_path: Path) -> None:
