@@ -15,7 +15,7 @@ NAME = "llama2gpu"
 
 #: Name of a subcommand → the module whose `command` it is, and the first line of its help.
 COMMANDS = {
-    "run": ("llama2gpu.cli.run", "Generate text from a prompt."),
+    "run": ("llama2gpu.cli.run", "Generate text from PROMPT."),
     "doctor": ("llama2gpu.cli.doctor", "Say what can run on this machine, and what can't and why."),
     "inspect": ("llama2gpu.cli.inspect", "Show what a checkpoint holds."),
     "tokenize": ("llama2gpu.cli.tokenize", "Show the tokens of a text."),
