@@ -42,7 +42,9 @@ def status(path: Path) -> os.stat_result | None:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return None
-        raise CheckpointError(f"{path} can't be reached: {error.strerror or error}") from error
+        raise CheckpointError(
+            f"{path} can't be reached: {error.strerror or error}; check its folders and links"
+        ) from error
     except ValueError as error:
         raise CheckpointError(f"{str(path)!r} is not a path: {error}") from error
 
@@ -70,7 +72,9 @@ def read_start(path: Path, count: int) -> bytes:
         with path.open("rb") as file:
             return file.read(count)
     except OSError as error:
-        raise CheckpointError(f"{path} can't be read: {error.strerror or error}") from error
+        raise CheckpointError(
+            f"{path} can't be read: {error.strerror or error}; check its permissions"
+        ) from error
 
 
 def list_folder(path: Path) -> set[str]:
@@ -78,7 +82,9 @@ def list_folder(path: Path) -> set[str]:
     try:
         return {entry.name for entry in path.iterdir()}
     except OSError as error:
-        raise CheckpointError(f"{path} can't be listed: {error.strerror or error}") from error
+        raise CheckpointError(
+            f"{path} can't be listed: {error.strerror or error}; check its permissions"
+        ) from error
 
 
 def present(folder: Path, *names: str) -> tuple[Path, ...]:

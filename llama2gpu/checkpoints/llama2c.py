@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from llama2gpu.checkpoints.base import LAYER_NORMS, tensor_shapes
+from llama2gpu.checkpoints.base import LAYER_MATRICES, LAYER_NORMS, tensor_shapes
 from llama2gpu.checkpoints.fields import config_from
 from llama2gpu.checkpoints.files import file_size, map_file, present, read_start
 from llama2gpu.checkpoints.stored import Stored, StoredCheckpoint
@@ -20,14 +20,11 @@ from llama2gpu.config import Config
 from llama2gpu.errors import CheckpointError, UnsupportedModelError
 
 MAGIC = struct.pack("<I", 0x616B3432)
+_PER_LAYER = (*LAYER_MATRICES, *LAYER_NORMS)
 _START = {0: 28, 1: 256, 2: 256}
-_MATRICES = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
-_ORDER = {
-    0: ("embed", "attention_norm", *_MATRICES[:4], "ffn_norm", "w1", "w2", "w3", "norm", "tables"),
-    1: ("attention_norm", "ffn_norm", "norm", "embed", *_MATRICES),
-    2: ("attention_norm", "ffn_norm", "norm", "embed", *_MATRICES),
-}
-_NORMS = (*LAYER_NORMS, "norm")
+_ATTENTION, _FFN = ("wq", "wk", "wv", "wo"), ("w1", "w2", "w3")
+_LEGACY_ORDER = ("embed", "attention_norm", *_ATTENTION, "ffn_norm", *_FFN, "norm", "tables")
+_ORDER = ("attention_norm", "ffn_norm", "norm", "embed", *_ATTENTION, *_FFN)
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ def open_llama2c(path: Path) -> StoredCheckpoint:
     Raises `CheckpointError` unless the header predicts the file's size to the byte.
     """
     size = file_size(path)
-    header = _header(path, size)
+    header = _header(path)
     expected = predicted_size(header)
     if size != expected:
         raise CheckpointError(
@@ -62,13 +59,11 @@ def open_llama2c(path: Path) -> StoredCheckpoint:
 
 def predicted_size(header: _Header) -> int:
     """Bytes of a whole file with this header; exact, however large."""
-    runs = _runs(header)
-    return _START[header.version] + sum(
-        count * _nbytes(header, kind, shape) for kind, count, shape in runs
-    )
+    total = sum(count * _nbytes(header, shape) for _, count, shape in _runs(header))
+    return _START[header.version] + total
 
 
-def _header(path: Path, size: int) -> _Header:
+def _header(path: Path) -> _Header:
     start = read_start(path, 41)
     if not start.startswith(MAGIC):
         return _legacy_header(path, start)
@@ -77,9 +72,11 @@ def _header(path: Path, size: int) -> _Header:
     version, *sizes, shared = struct.unpack_from("<i7iB", start, 4)
     (group,) = struct.unpack_from("<i", start, 37)
     if version not in (1, 2):
-        raise UnsupportedModelError(f"{path} is llama2.c version {version}; 1 and 2 are known")
+        raise UnsupportedModelError(f"{path} is llama2.c version {version}: export it as 1 or 2")
     if shared > 1:
-        raise CheckpointError(f"{path}: the flag of a shared classifier is {shared}: it is damaged")
+        raise CheckpointError(
+            f"{path}: the flag of a shared classifier is {shared}: download it again"
+        )
     config = _config(path, sizes, tied=bool(shared))
     return _Header(version, config, _checked_group(path, config, group) if version == 2 else 0)
 
@@ -115,15 +112,18 @@ def _config(path: Path, sizes: list[int], *, tied: bool) -> Config:
 def _checked_group(path: Path, config: Config, group: int) -> int:
     for name, shape in tensor_shapes(replace(config, layers=1)):
         if group < 1 or (len(shape) == 2 and math.prod(shape) % group):
-            raise CheckpointError(f"{path}: groups of {group} do not divide {name}: it is damaged")
+            raise CheckpointError(
+                f"{path}: groups of {group} do not divide {name}: download it again"
+            )
     return group
 
 
 def _runs(header: _Header) -> Iterator[tuple[str, int, tuple[int, ...]]]:
     """What follows the header: kind, how many in a row, shape of each."""
     config = header.config
+    order = _ORDER if header.version else _LEGACY_ORDER
     shapes = dict(tensor_shapes(replace(config, layers=1)))
-    for kind in (*_ORDER[header.version], *(() if config.tied else ("output",))):
+    for kind in (*order, *(() if config.tied else ("output",))):
         if kind == "tables":
             yield kind, 1, (2, config.context, config.head_dim // 2)
         elif kind in shapes:
@@ -132,9 +132,9 @@ def _runs(header: _Header) -> Iterator[tuple[str, int, tuple[int, ...]]]:
             yield kind, config.layers, shapes[f"layers.0.{kind}"]
 
 
-def _nbytes(header: _Header, kind: str, shape: tuple[int, ...]) -> int:
+def _nbytes(header: _Header, shape: tuple[int, ...]) -> int:
     count = math.prod(shape)
-    if header.version == 2 and kind not in _NORMS:
+    if header.version == 2 and len(shape) == 2:
         return count + 4 * (count // header.group)
     return 4 * count
 
@@ -143,20 +143,19 @@ def _layout(header: _Header, data: torch.Tensor) -> dict[str, Stored]:
     stored = {}
     offset = _START[header.version]
     for kind, count, shape in _runs(header):
-        nbytes = _nbytes(header, kind, shape)
-        int8 = header.version == 2 and kind not in _NORMS
+        nbytes = _nbytes(header, shape)
         for n in range(count):
-            name = f"layers.{n}.{kind}" if kind in (*_MATRICES, *LAYER_NORMS) else kind
-            span = data[offset : offset + nbytes]
-            load = (
-                partial(_dequantize, span, shape, header.group)
-                if int8
-                else partial(_view, span, shape)
-            )
-            stored[name] = Stored(name, shape, "int8" if int8 else "float32", nbytes, load)
+            name = f"layers.{n}.{kind}" if kind in _PER_LAYER else kind
+            stored[name] = _stored(header, name, shape, data[offset : offset + nbytes])
             offset += nbytes
-    order = [name for name, _ in tensor_shapes(header.config)]
-    return {name: stored[name] for name in order}
+    return {name: stored[name] for name, _ in tensor_shapes(header.config)}
+
+
+def _stored(header: _Header, name: str, shape: tuple[int, ...], span: torch.Tensor) -> Stored:
+    if header.version == 2 and len(shape) == 2:
+        load = partial(_dequantize, span, shape, header.group)
+        return Stored(name, shape, "int8", span.nbytes, load)
+    return Stored(name, shape, "float32", span.nbytes, partial(_view, span, shape))
 
 
 def _floats(span: torch.Tensor) -> torch.Tensor:

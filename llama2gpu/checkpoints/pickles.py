@@ -28,9 +28,7 @@ def open_pickle(path: Path) -> dict[str, Stored]:
         )
     with blamed_on(path, _RESAVE):
         scan(_pickle_of(path, size))
-        values = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        if not isinstance(values, dict):
-            raise ValueError("it holds no dictionary of tensors")
+        values = _load(path)
         tensors = {
             name: value.detach()
             for name, value in values.items()
@@ -57,6 +55,17 @@ def _pickle_of(path: Path, size: int) -> bytes:
         if len(pickles) != 1 or pickles[0].file_size > HEADER_LIMIT:
             raise ValueError(f"it holds no data.pkl of at most {HEADER_LIMIT} bytes")
         return archive.read(pickles[0])
+
+
+def _load(path: Path) -> dict[object, object]:
+    """`torch.load`, but for its advice on failure, which is to run the file's code."""
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise ValueError("PyTorch can't open it") from error
+    if not isinstance(values, dict):
+        raise ValueError("it holds no dictionary of tensors")
+    return values
 
 
 def _check_extent(tensors: dict[str, torch.Tensor], size: int) -> None:

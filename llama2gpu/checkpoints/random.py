@@ -1,5 +1,6 @@
 """A checkpoint of random weights, for tests and measurements without a file."""
 
+import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,9 +30,10 @@ class RandomCheckpoint(Checkpoint):
         self._shapes = dict(tensor_shapes(config))
 
     def tensors(self) -> Iterator[TensorInfo]:
-        """All tensors, by canonical name; none takes a byte on disk."""
+        """All tensors, by canonical name, with the bytes that each would take on disk."""
+        dtype = str(self.dtype).removeprefix("torch.")
         for name, shape in self._shapes.items():
-            yield TensorInfo(name, shape, str(self.dtype).removeprefix("torch."), 0)
+            yield TensorInfo(name, shape, dtype, math.prod(shape) * self.dtype.itemsize)
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor, made anew."""
