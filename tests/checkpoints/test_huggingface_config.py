@@ -1,6 +1,7 @@
 """config.json in its old and new spellings, and everything that is refused in it."""
 
 import json
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -264,3 +265,16 @@ def test_no_weights(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"has config\.json but no weights"):
         open_checkpoint(tmp_path)
+
+
+def test_state_dict_of_parameters(tmp_path: Path) -> None:
+    """An OrderedDict of parameters with its `_metadata`, as `Module.state_dict` gives it."""
+    path = write_huggingface(tmp_path, CONFIG, TENSORS, safe=False) / "pytorch_model.bin"
+    saved = torch.load(path, weights_only=True)
+    state = OrderedDict((name, torch.nn.Parameter(saved[name])) for name in saved)
+    vars(state)["_metadata"] = OrderedDict({"": {"version": 1}})
+    torch.save(state, path)
+    checkpoint = open_checkpoint(tmp_path)
+    for name, tensor in TENSORS.items():
+        assert not checkpoint.read(name).requires_grad
+        assert torch.equal(checkpoint.read(name), tensor)
