@@ -91,7 +91,7 @@ def command(
     if not quiet:
         click.echo(_summary(llama, generation), err=True)
     if interrupted:
-        raise KeyboardInterrupt
+        click.get_current_context().exit(130)
 
 
 def _load(rest: dict[str, Any], quiet: bool) -> "Llama":

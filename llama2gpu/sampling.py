@@ -44,10 +44,11 @@ class SamplingParams:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
+        numbers = {f.name: getattr(self, f.name) for f in fields(self)}
+        numbers |= {f"logit_bias of {token}": bias for token, bias in self.logit_bias.items()}
+        for name, value in numbers.items():
             if isinstance(value, float) and not math.isfinite(value):
-                raise RequestError(f"{f.name} is {value}: give a finite number")
+                raise RequestError(f"{name} is {value}: give a finite number")
         for name, ok, want in (
             ("max_tokens", self.max_tokens is None or self.max_tokens >= 0, "0 or more"),
             ("temperature", self.temperature >= 0, "0 (greedy) or more"),

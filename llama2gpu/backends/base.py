@@ -165,9 +165,9 @@ class Backend(ABC):
         y = self.linear(self.rms_norm(x, norm), weight)
         heads = y.shape[1] // head_dim - 2 * kv_heads
         y = y.view(len(x), heads + 2 * kv_heads, head_dim)
-        q, k, v = y[:, :heads], y[:, heads:-kv_heads], y[:, -kv_heads:]
-        self.write_kv(self.rope(k, rope, batch.positions), v, batch, cache)
-        return self.rope(q, rope, batch.positions)
+        turned = self.rope(y[:, :-kv_heads], rope, batch.positions)
+        self.write_kv(turned[:, heads:], y[:, -kv_heads:], batch, cache)
+        return turned[:, :heads]
 
     def attention(self, q: Tensor, batch: Batch, cache: LayerCache) -> Tensor:
         """Causal attention with the heads joined: [T, heads, head_dim] → [T, heads · head_dim]."""

@@ -49,17 +49,31 @@ def backend_class(name: str) -> type[Backend]:
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device of that name; "auto" is CUDA, else MPS, else the CPU."""
+    """The device of that name; "auto" is CUDA, else MPS, else the CPU.
+
+    Raises `BackendError` for a name that PyTorch does not know or a device that is not there.
+    """
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        return torch.device(device)
+        place = torch.device(device)
     except RuntimeError:
+        place = torch.device("meta")
+    counts = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if place.type not in counts:
+        raise BackendError(f"unknown device {device!r}: choose auto, cpu, cuda, cuda:N or mps")
+    if (place.index or 0) >= counts[place.type]:
         raise BackendError(
-            f"unknown device {device!r}: choose auto, cpu, cuda, cuda:N or mps"
-        ) from None
+            f"device {device!r} is not there: PyTorch {torch.__version__} sees "
+            f"{counts[place.type]} of that kind; --device auto takes what is there"
+        )
+    return torch.device("cuda", place.index or 0) if place.type == "cuda" else place
 
 
 def device_kind(device: torch.device) -> str:

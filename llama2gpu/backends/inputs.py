@@ -162,4 +162,4 @@ class Inputs:
 
     def _matrix(self, rows: int, columns: int) -> torch.Tensor:
         drawn: torch.Tensor = torch.randn((rows, columns), generator=self._random)
-        return (drawn / columns**0.5).to(self.dtype)
+        return drawn.mul_(columns**-0.5).to(self.dtype)

@@ -1,4 +1,4 @@
-"""From named tensors to the canonical weights of a model, one matrix at a time."""
+"""From named tensors to the canonical weights of a model, one layer at a time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ def load_weights(
 ) -> Weights:
     """Reads every tensor once, joins them to the canonical matrices in `dtype`, and places them.
 
-    Only the matrix at hand is in memory beside what is placed. `device` takes the norms.
+    Only the layer at hand is in memory beside what is placed. `device` takes the norms.
     """
     return _Loader(checkpoint, dtype, place, device or torch.device("cpu"), progress).load()
 
@@ -41,6 +41,11 @@ class _Loader:
     ) -> None:
         self.checkpoint, self.dtype, self.put = checkpoint, dtype, place
         self.device, self.progress = device, progress
+        config = checkpoint.config
+        # one block: small tensors kept between large short-lived ones would leave holes
+        self.norms = torch.empty(
+            2 * config.layers + 1, config.dim, dtype=torch.float32, device=self.device
+        )
         self.nbytes = 0
         self.read, self.total = 0, checkpoint.config.parameters * dtype.itemsize
 
@@ -54,34 +59,45 @@ class _Loader:
             output = self.put(table, "logits")
         else:
             output = self._place(self._matrix("output"), "logits", counted=True)
-        return Weights(embed, layers, self._norm("norm"), output, self.nbytes)
+        return Weights(embed, layers, self._norm("norm", -1), output, self.nbytes)
 
     def _layer(self, n: int) -> LayerWeights:
         config, prefix = self.checkpoint.config, f"layers.{n}."
-        hidden, dim = config.hidden, config.dim
-        qkv = self._new(config.q_rows + 2 * config.kv_rows, dim)
-        end = 0
-        for name, rows in (("wq", config.q_rows), ("wk", config.kv_rows), ("wv", config.kv_rows)):
-            qkv[end : end + rows] = self.checkpoint.read(prefix + name)
-            end += rows
-        w_qkv = self._place(Dense(qkv), "qkv", counted=True)
-        del qkv
-        w_o = self._place(self._matrix(prefix + "wo"), "project_add", counted=True)
-        gates = self._new(hidden, 2, dim)
-        gates[:, 0] = self.checkpoint.read(prefix + "w1")
-        gates[:, 1] = self.checkpoint.read(prefix + "w3")
-        w_13 = self._place(Dense(gates.view(2 * hidden, dim)), "gate_up", counted=True)
-        del gates
-        w_2 = self._place(self._matrix(prefix + "w2"), "project_add", counted=True)
-        norms = (self._norm(prefix + "attention_norm"), self._norm(prefix + "ffn_norm"))
-        return LayerWeights(norms[0], w_qkv, w_o, norms[1], w_13, w_2)
+        qkv, wo, w2 = self._space(
+            (config.q_rows + 2 * config.kv_rows, config.dim),
+            (config.dim, config.q_rows),
+            (config.dim, config.hidden),
+        )
+        (w13,) = self._space((2 * config.hidden, config.dim))  # alone: a backend may reorder it
+        ends = (0, config.q_rows, config.q_rows + config.kv_rows, len(qkv))
+        for name, start, end in zip(("wq", "wk", "wv"), ends, ends[1:], strict=False):
+            qkv[start:end] = self.checkpoint.read(prefix + name)
+        w13[0::2] = self.checkpoint.read(prefix + "w1")
+        w13[1::2] = self.checkpoint.read(prefix + "w3")
+        wo.copy_(self.checkpoint.read(prefix + "wo"))
+        w2.copy_(self.checkpoint.read(prefix + "w2"))
+        return LayerWeights(
+            attention_norm=self._norm(prefix + "attention_norm", 2 * n),
+            w_qkv=self._place(Dense(qkv), "qkv", counted=True),
+            w_o=self._place(Dense(wo), "project_add", counted=True),
+            ffn_norm=self._norm(prefix + "ffn_norm", 2 * n + 1),
+            w_13=self._place(Dense(w13), "gate_up", counted=True),
+            w_2=self._place(Dense(w2), "project_add", counted=True),
+        )
 
     def _matrix(self, name: str) -> Dense:
         stored = self.checkpoint.read(name)
-        return Dense(self._new(*stored.shape).copy_(stored))
+        return Dense(stored.to(self.dtype, copy=True))
 
-    def _norm(self, name: str) -> torch.Tensor:
-        return self.checkpoint.read(name).to(self.device, torch.float32, copy=True)
+    def _space(self, *shapes: tuple[int, int]) -> list[torch.Tensor]:
+        """Matrices side by side in one block, which leaves no holes among small allocations."""
+        block = torch.empty(sum(rows * columns for rows, columns in shapes), dtype=self.dtype)
+        sizes = [rows * columns for rows, columns in shapes]
+        parts = torch.split(block, sizes)
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def _norm(self, name: str, row: int) -> torch.Tensor:
+        return self.norms[row].copy_(self.checkpoint.read(name))
 
     def _place(self, weight: Weight, op: str, *, counted: bool = False) -> Any:
         self.nbytes += weight.nbytes if counted else 0
@@ -89,6 +105,3 @@ class _Loader:
         placed = self.put(weight, op)
         self.progress(min(self.read, self.total), self.total)
         return placed
-
-    def _new(self, *shape: int) -> torch.Tensor:
-        return torch.empty(shape, dtype=self.dtype)

@@ -1,0 +1,151 @@
+"""A whole model of random weights, measured: prefill, decode, memory, beside the device's limits.
+
+Each round measures the limits and then the model, and shares are taken round by round, so that
+they hold where the machine's speed drifts.
+"""
+
+import platform
+import statistics
+from dataclasses import dataclass
+from datetime import date
+from importlib import metadata
+
+import torch
+
+from llama2gpu.api import DTYPES, auto_dtype, build_model
+from llama2gpu.backends import choose_backend
+from llama2gpu.checkpoints import random_checkpoint
+from llama2gpu.config import Config
+from llama2gpu.engine import Engine, Stats
+from llama2gpu.measure.limits import matmul_peak, read_bandwidth
+from llama2gpu.measure.memory import AnonymousPeak
+from llama2gpu.measure.shapes import SHAPES
+from llama2gpu.request import Request
+from llama2gpu.sampling import SamplingParams
+
+
+@dataclass(frozen=True)
+class Round:
+    """One measurement: rates in tokens/s, peaks in bytes/s and flop/s."""
+
+    prefill_rate: float
+    decode_rate: float
+    read_peak: float
+    matmul_peak: float
+
+
+@dataclass(frozen=True)
+class DecodeResult:
+    """What was measured, on what.
+
+    weight_bytes: read by each decoded token. prompt_flops: of the matrices, a prompt token.
+    memory_ratio: peak of anonymous memory from load to the end of a first answer, divided by the
+        bytes of all weights; on a CUDA device the allocator's peak.
+    """
+
+    shape: str
+    backend: str
+    dtype: str
+    prompt: int
+    tokens: int
+    rounds: list[Round]
+    weight_bytes: int
+    prompt_flops: int
+    memory_ratio: float
+    machine: dict[str, str]
+
+    def median(self, field: str) -> float:
+        """Median over the rounds of one of their fields."""
+        return float(statistics.median(getattr(r, field) for r in self.rounds))
+
+    @property
+    def read_share(self) -> float:
+        """Bandwidth of the weights in decode against the read peak of the same round."""
+        return statistics.median(
+            r.decode_rate * self.weight_bytes / r.read_peak for r in self.rounds
+        )
+
+    @property
+    def matmul_share(self) -> float:
+        """Flop/s of the matrices in prefill against the matmul peak of the same round."""
+        return statistics.median(
+            r.prefill_rate * self.prompt_flops / r.matmul_peak for r in self.rounds
+        )
+
+
+def measure_decode(
+    shape: str,
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
+    prompt: int = 128,
+    tokens: int = 32,
+    repeats: int = 5,
+) -> DecodeResult:
+    """Prefill of `prompt` tokens and greedy decoding of `tokens`, `repeats` times.
+
+    dtype "auto" is bfloat16, or what the device takes in its place.
+    """
+    server, config = choose_backend(backend, device), SHAPES[shape]
+    place = server.device
+    kind = auto_dtype(torch.bfloat16, place) if dtype == "auto" else DTYPES[dtype]
+    name = next(n for n, d in DTYPES.items() if d == kind)
+    with AnonymousPeak() as memory:
+        engine = Engine(build_model(random_checkpoint(config, kind), server, name))
+        answer(engine, prompt, tokens, seed=0)
+    held = torch.cuda.max_memory_allocated(place) if place.type == "cuda" else memory.peak
+    return DecodeResult(
+        shape=shape,
+        backend=server.name,
+        dtype=name,
+        prompt=prompt,
+        tokens=tokens,
+        rounds=[_round(engine, kind, prompt, tokens, seed) for seed in range(1, repeats + 1)],
+        weight_bytes=engine.model.weights.nbytes,
+        prompt_flops=2 * _matrix_parameters(config),
+        memory_ratio=held / (config.parameters * kind.itemsize),
+        machine=machine(place),
+    )
+
+
+def answer(engine: Engine, prompt: int, tokens: int, seed: int) -> Stats:
+    """The statistics of one random prompt and its greedy continuation."""
+    random = torch.Generator().manual_seed(seed)
+    ids = torch.randint(engine.model.config.vocab, (prompt,), generator=random).tolist()
+    engine.stats = Stats()
+    engine.add(Request(ids, SamplingParams(temperature=0, max_tokens=tokens + 1)))
+    while engine.busy:
+        engine.step()
+    return engine.stats
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """What a figure was measured on, and when."""
+    names = {"cpu": f"CPU, {torch.backends.cpu.get_cpu_capability()}", "mps": "Apple GPU"}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else names[device.type]
+    return {
+        "device": name,
+        "threads": str(torch.get_num_threads()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": metadata.version("torch"),
+        "date": date.today().isoformat(),
+    }
+
+
+def _round(engine: Engine, dtype: torch.dtype, prompt: int, tokens: int, seed: int) -> Round:
+    device = engine.device
+    read, flops = read_bandwidth(device, repeats=3), matmul_peak(device, dtype, repeats=3)
+    stats = answer(engine, prompt, tokens, seed)
+    return Round(
+        prefill_rate=stats.prefill_tokens / stats.prefill_seconds,
+        decode_rate=stats.decode_tokens / stats.decode_seconds,
+        read_peak=read,
+        matmul_peak=flops,
+    )
+
+
+def _matrix_parameters(config: Config) -> int:
+    """Weights that every token of a prompt is multiplied with: all but embedding and head."""
+    return config.parameters - (1 if config.tied else 2) * config.vocab * config.dim
