@@ -147,5 +147,6 @@ def _round(engine: Engine, dtype: torch.dtype, prompt: int, tokens: int, seed: i
 
 
 def _matrix_parameters(config: Config) -> int:
-    """Weights that every token of a prompt is multiplied with: all but embedding and head."""
-    return config.parameters - (1 if config.tied else 2) * config.vocab * config.dim
+    """Weights that every token of a prompt is multiplied with: the layers' matrices."""
+    embeddings = (1 if config.tied else 2) * config.vocab * config.dim
+    return config.parameters - embeddings - (2 * config.layers + 1) * config.dim
