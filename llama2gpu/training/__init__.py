@@ -1,0 +1,1 @@
+"""Training of small Llamas and their tokenizers, from text files to a Hugging Face folder."""
