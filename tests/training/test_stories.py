@@ -39,7 +39,7 @@ def test_no_story_is_told_twice(stories: list[str]) -> None:
 
 def test_long_runs_of_words_repeat_little(stories: list[str]) -> None:
     first, second = ngrams(stories[:2000], 12), ngrams(stories[2000:4000], 12)
-    assert len(first & second) / len(second) < 0.30
+    assert len(first & second) / len(second) < 0.20
 
 
 def test_size(stories: list[str]) -> None:
@@ -112,7 +112,7 @@ def test_every_plot_fits(number: int) -> None:
 
 
 def test_many_plots_and_words() -> None:
-    assert len(PLOTS) >= 25
+    assert len(PLOTS) >= 30
     assert all(len(names) == len(set(names)) for names in (words.BOYS, words.GIRLS))
     assert len({*words.BOYS, *words.GIRLS}) >= 60
     assert {name for text in PHRASES.values() for part in text for name in _named(part)} <= {
@@ -140,7 +140,7 @@ def test_polish() -> None:
 
 def test_the_same_stories_everywhere() -> None:
     digest = hashlib.sha256("\n".join(itertools.islice(generate(1), 100)).encode()).hexdigest()
-    assert digest == "d4b6e65277b0cf62ca308193fde6022e1c455bedf27d0f099d1a163abb19161a"
+    assert digest == "c9ef546bc274896639eea70b23d8484a679b11145161b66f284e4728a1731bdc"
     assert next(generate(2)) != next(generate(1))
 
 

@@ -121,7 +121,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "friend_came": (
         "Just then, a {f_kind} named {friend} came [along the path|by|around the corner].",
         "A {f_kind} named {friend} heard {him} and came [over|running|to see].",
-        "At that moment, {his} friend {friend}, a {f_kind}, walked by.",
+        "At that moment, {his} friend {friend}, {f_who}, walked by.",
         "Soon a friendly {f_kind} named {friend} stopped [beside {him}|to ask what was wrong].",
     ),
     "elder_is": (

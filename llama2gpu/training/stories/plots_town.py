@@ -213,4 +213,114 @@ At last {he} {fix}.
 - {Hero} and {friend} were proud of what they had done together.
 <end>
 """,
+    """
+# afraid to sing on the stage
+$art, acts = song; sing | poem; say a poem | dance; dance | trick; do a magic trick | tune; play
+  a tune
+{open}
+<likes>
+There was going to be a show in the square, and {hero} wanted to {acts} there.
++ {He} worked on {his} {art} every evening, until {he} knew it by heart.
+- At home, in front of the mirror, {his} {art} was perfect.
++ But when the day came, {his} knees began to shake.
+- But on the day of the show, {hero} felt butterflies in {his} tummy.
+
++ From behind the {color} curtain, {he} looked at all those faces. There were so many!
+- {He} hid behind the {color} curtain and did not want to come out.
++ First {he} drank some water, but {his} mouth was still dry.
+- First {he} counted to twenty, but {his} heart beat even faster.
++ Then {he} wanted to run home, but {his} feet would not move.
+- Then {he} tried to smile, but {his} lips only trembled.
+<friend_came>
+"I am afraid that I will forget everything," {hero} whispered.
+"Then look only at me," said {friend}. "[I will sit in the first row|I will wave to you]. Pretend
+  that it is just the two of us."
+
+The {color} curtain opened, and {hero} stepped into the light.
++ At first it was very quiet. Then {hero} saw {friend} in the first row and began.
+- {He} looked for {friend}, found {f_him}, and took a deep breath.
++ In the middle {he} made a small mistake, but {friend} nodded, and {he} went on.
+- With every moment, it became easier, and soon {he} forgot to be afraid.
+When the {art} was over, [everybody clapped and cheered|the whole square clapped].
+<glad>
+<thanks>
++ "I made a mistake," {hero} told {his} {mom}. "I only saw how brave you were," said {his} {mom}.
+- {His} {mom} stood up and clapped the longest of all.
++ {Hero} learned that one friendly face is enough.
+- Next year, it was {hero} who sat in the first row for somebody else.
+<end>
+""",
+    """
+# lost lamb (child)
+$young, sound = lamb; baa | calf; moo | foal; neigh | piglet; oink | goat; maa
+$spot = in a deep ditch | between two rocks | in a thorny bush | behind a broken gate | in the mud
+{open}
+Not far away lived {elder}, a [kind|friendly|cheerful] old farmer.
+{Elder} had a small farm with many animals, and {hero} often helped to feed them.
++ The youngest of them was a {p_color} {young} named {petname}.
+- {Hero} liked the little {young} best. It was {p_color}, and its name was {petname}.
++ But <day>, the gate stood open, and {petname} was gone.
+- But <day>, when {he} came with a bucket of milk, there was no {petname}.
+"I forgot to close the gate!" said {hero}. "[What have I done?|It is all because of me.]"
+
++ {Elder} was not angry. "Everyone forgets something," {e_he} said. "Let us look for {petname}."
+- "Do not cry," said {elder}. "We need your sharp eyes now."
++ They looked in the barn, but there were only hens.
+- They asked the hens and the geese, but they only went on eating.
++ They walked through the corn and called, but nothing moved.
+- They went down to the stream, but there were only ducks.
+<notgiveup>
+"Let us be very quiet," said {hero}, "and listen."
++ And there it was! "{Sound}!" It was very soft and far away.
+- They stood still. "{Sound}!" said a tiny voice in the distance.
+
+{Hero} ran toward the sound. {Petname} was stuck {spot}.
++ Gently, {he} pulled out one leg, and then the other, until the {young} was free.
+- "Hold still, {petname}," {he} whispered, and little by little {he} got it out.
++ {Petname} was cold and tired, so {hero} carried it all the way back in {his} {color} coat.
+- {He} wrapped the {young} in {his} {color} coat and carried it home.
+{Hero} closed the gate and looked twice to see if it was really shut.
++ "You made a mistake, and you made it good again," said {elder}. "I am proud of you."
+- "A good farmer can make mistakes," said {elder}, "but a good farmer never stops looking."
++ {Petname} drank all the milk and fell asleep in {hero}'s lap.
+- "{Sound}," said {petname}, and it sounded like a thank you.
++ {Hero} never forgot the gate again.
+- {Hero} learned that you can mend a mistake if you do not run away from it.
+<end>
+""",
+    """
+# fishing and the little fish
+$catch = fish | crab | turtle | frog
+$tool = net | bucket | basket | trap
+{open}
+Not far away was the harbor, and there {elder}, an old sailor, had {e_his} boat.
++ <day>, {e_he} gave {hero} an old {color} {tool}. "Today you may come with me," {e_he} said.
+- <day>, {hero} asked, "May I go fishing with you?" And {elder} gave {him} a {color} {tool}.
++ "I will catch the biggest {catch} in the world!" said {hero}.
+- {Hero} was so excited that {he} could hardly sit still.
+
++ They waited for an hour, but {he} caught only an old boot.
+- First {he} caught a boot. Then {he} caught a bunch of wet grass.
++ "Nothing wants to come to me," {hero} sighed.
+- "This is taking so long," said {hero}. "Patience," said {elder}, and looked at the clouds.
++ Then {he} leaned out too far and almost fell into the water. {Elder} held {him} by the collar.
+- Then a seagull stole {his} sandwich, and {elder} laughed until {e_his} hat fell off.
+At last, something moved in the {color} {tool}. It was a tiny {catch}!
++ "I did it!" cried {hero}. But the {catch} looked at {him} with round eyes.
+- {Hero} jumped for joy. Then {he} looked at the {catch}. It was so small, and it was afraid.
+
+{Hero} held it [very carefully|in both {hands}|for a moment] and thought.
++ "It is only a baby," {he} said. "I think that its mother is looking for it."
+- "If I were that small," {he} said, "I would want to go home."
+"It is your {catch}," said {elder}. "You must choose."
++ Carefully, {hero} put it back into the water. Splash! And away it went.
+- So {hero} bent down and let it go. "Swim home, little one," {he} whispered.
++ {Elder} put a hand on {his} shoulder. "[You are a true sailor|That was well done]," {e_he} said.
+- For a while, {elder} said nothing. Then {e_he} smiled. "You have a big heart," {e_he} said.
++ When they came back to the harbor, the {color} {tool} was empty, but {hero} was full of joy.
+- They came home with empty {hands}. {His} {mom} had made soup, and it tasted better than ever.
++ {Hero} learned that letting go can feel better than keeping.
+- And sometimes, when they were out on the water, a {catch} jumped up as if to say hello.
+<end>
+""",
 )
