@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": ENGINE,
     "api": API,
     **dict.fromkeys(("calibrate", "measure", "server"), API),
-    "training": BASE | {"checkpoints", "tokenizer"},
+    "training": BASE | {"checkpoints", "ops", "tokenizer"},
     "cli": API | {"calibrate", "kernels", "measure", "server", "training"},
     "__init__": API,
     "__main__": {"cli"},

@@ -1,0 +1,120 @@
+"""Text files as one stream of tokens, and batches drawn from it."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from llama2gpu.errors import RequestError
+from llama2gpu.tokenizer import Tokenizer
+
+#: A line that is exactly this stands between two documents of a file.
+SEPARATOR = "<|endoftext|>"
+
+Tokens = np.ndarray[tuple[int], np.dtype[np.integer]]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Tokens to train on and tokens held out, each document BOS … EOS; `context` a window."""
+
+    train: Tokens
+    held_out: Tokens
+    context: int
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same tokens alone."""
+        digest = hashlib.sha256(self.train.tobytes())
+        digest.update(self.held_out.tobytes())
+        return digest.hexdigest()
+
+    def batch(self, seed: int, index: int, size: int) -> torch.Tensor:
+        """`size` random windows, int64 `[size, context + 1]`; the same for the same arguments."""
+        random = np.random.default_rng((seed, index))
+        starts = random.integers(len(self.train) - self.context, size=size)
+        windows = starts[:, None] + np.arange(self.context + 1)
+        return torch.from_numpy(self.train[windows].astype(np.int64))
+
+    def held_out_batches(self, size: int, most: int) -> Iterator[torch.Tensor]:
+        """At most `most` held-out windows side by side, in batches `[size, context + 1]`."""
+        count = min((len(self.held_out) - 1) // self.context, most)
+        starts = np.arange(count)[:, None] * self.context
+        windows = self.held_out[starts + np.arange(self.context + 1)].astype(np.int64)
+        yield from torch.from_numpy(windows).split(size)
+
+
+def read_documents(paths: Sequence[Path]) -> list[str]:
+    """The documents of UTF-8 text files, in order, the empty ones left out.
+
+    Raises `RequestError` for a file that is missing, empty, or no text.
+    """
+    return [document for path in paths for document in _split(_read(path))]
+
+
+def _read(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RequestError(f"can't read {path}: {error.strerror}; give text files") from error
+    if not data.strip():
+        raise RequestError(f"{path} is empty: give a file of text")
+    if b"\0" in data:
+        raise RequestError(f"{path} has NUL bytes, so it is no text: give UTF-8 text files")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"{path} is not UTF-8 (byte {error.start}): convert it, with iconv -t UTF-8 say"
+        ) from error
+
+
+def _split(text: str) -> Iterator[str]:
+    lines: list[str] = []
+    for line in [*text.replace("\r\n", "\n").split("\n"), SEPARATOR]:
+        if line != SEPARATOR:
+            lines.append(line)
+            continue
+        if document := "\n".join(lines).strip("\n"):
+            yield document
+        lines = []
+
+
+def encode_corpus(
+    documents: Sequence[str], tokenizer: Tokenizer, context: int, held_out: float
+) -> Corpus:
+    """The documents as tokens; the last of them, `held_out` of all tokens, are held out.
+
+    At least one window is held out, from the end of the last document where that is too long.
+    Raises `RequestError` where the text is too small for two windows.
+    """
+    kind = np.uint16 if tokenizer.vocab <= 1 << 16 else np.int32
+    parts = [np.array(_ids(document, tokenizer), dtype=kind) for document in documents]
+    stream = np.concatenate(parts)
+    if len(stream) < 2 * (context + 1):
+        raise RequestError(
+            f"the text has {len(stream)} tokens, but a context of {context} needs at least "
+            f"{2 * (context + 1)}: give more text, or a smaller --context"
+        )
+    cut = _cut([len(part) for part in parts], context + 1, held_out)
+    return Corpus(stream[:cut], stream[cut:], context)
+
+
+def _ids(document: str, tokenizer: Tokenizer) -> list[int]:
+    return [*tokenizer.encode(document), *tokenizer.eos_ids[:1]]
+
+
+def _cut(lengths: Sequence[int], window: int, held_out: float) -> int:
+    """Where the held-out tokens begin: at a document, unless that leaves less than a window."""
+    total = sum(lengths)
+    wanted = max(window, round(total * held_out))
+    start = total
+    for length in reversed(lengths):
+        if total - start >= wanted:
+            break
+        start -= length
+    largest = max(2 * wanted, window)
+    return start if start >= window and total - start <= largest else total - wanted

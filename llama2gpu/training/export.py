@@ -1,0 +1,102 @@
+"""A trained model as the files of a Hugging Face folder."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from llama2gpu.checkpoints.huggingface import NAMES
+from llama2gpu.config import Config, RopeScaling
+from llama2gpu.tokenizer import Tokenizer
+
+
+def export_files(
+    config: Config, weights: Mapping[str, torch.Tensor], tokenizer: Tokenizer, dtype: torch.dtype
+) -> dict[str, bytes]:
+    """Names and contents of the files, but for the tokenizer's own.
+
+    weights: canonical tensors; they are stored in `dtype`, q and k rows in half-split order.
+    """
+    tensors = {
+        NAMES(name): _stored(name, tensor.detach().cpu(), config.head_dim).to(dtype).contiguous()
+        for name, tensor in weights.items()
+    }
+    eos: list[int] = list(tokenizer.eos_ids)
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": eos[0] if len(eos) == 1 else eos}
+    return {
+        "config.json": _json(_config(config, dtype) | ids),
+        "generation_config.json": _json(ids),
+        "tokenizer_config.json": _json(_tokenizer_config(config, tokenizer)),
+        "model.safetensors": save(tensors, metadata={"format": "pt"}),
+    }
+
+
+def _stored(name: str, tensor: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Rows 2i and 2i + 1 of each head of q and k become rows i and i + head_dim/2."""
+    if not name.endswith((".wq", ".wk")):
+        return tensor
+    pairs = tensor.view(-1, head_dim // 2, 2, tensor.shape[1])
+    return pairs.transpose(1, 2).reshape(tensor.shape)
+
+
+def _config(c: Config, dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": c.dim,
+        "intermediate_size": c.hidden,
+        "num_hidden_layers": c.layers,
+        "num_attention_heads": c.heads,
+        "num_key_value_heads": c.kv_heads,
+        "head_dim": c.head_dim,
+        "vocab_size": c.vocab,
+        "max_position_embeddings": c.context,
+        "rms_norm_eps": c.norm_eps,
+        "rope_theta": c.rope_theta,
+        "rope_scaling": None if c.rope_scaling is None else _scaling(c.rope_scaling),
+        "tie_word_embeddings": c.tied,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+def _scaling(s: RopeScaling) -> dict[str, Any]:
+    fields: dict[str, Any] = {"rope_type": s.type, "factor": s.factor}
+    if s.type == "linear":
+        return fields
+    fields["original_max_position_embeddings"] = s.original_context
+    if s.type == "llama3":
+        low, high = s.low_freq_factor, s.high_freq_factor
+        return fields | {"low_freq_factor": low, "high_freq_factor": high}
+    names = ("attention_factor", "mscale", "mscale_all_dim")
+    given = {name: getattr(s, name) for name in names if getattr(s, name) is not None}
+    return (
+        fields
+        | given
+        | {"beta_fast": s.beta_fast, "beta_slow": s.beta_slow, "truncate": s.truncate}
+    )
+
+
+def _tokenizer_config(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
+    def name(id: int | None) -> str | None:
+        return None if id is None else tokenizer.token(id).text.decode(errors="replace")
+
+    return {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": name(tokenizer.bos_id),
+        "eos_token": name(next(iter(tokenizer.eos_ids), None)),
+        "unk_token": "<unk>",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "legacy": True,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": config.context,
+    }
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()

@@ -1,0 +1,55 @@
+"""The record of a training: metrics.jsonl, a line a step."""
+
+import json
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TextIO
+
+from llama2gpu.errors import RequestError
+from llama2gpu.training.files import write_whole
+from llama2gpu.training.loop import Record
+
+NAME = "metrics.jsonl"
+
+
+class Metrics:
+    """Appends to the file in `folder`, less what it has of steps after `done`."""
+
+    def __init__(self, folder: Path, done: int) -> None:
+        self.path = folder / NAME
+        kept = [line for record, line in _lines(self.path) if record.step <= done]
+        write_whole(self.path, "".join(kept).encode())
+        self._file: TextIO = self.path.open("a", encoding="utf-8")
+
+    def add(self, record: Record) -> None:
+        """Writes one step at once; raises `RequestError` where there is no space."""
+        try:
+            self._file.write(json.dumps(asdict(record)) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise RequestError(
+                f"can't write {self.path}: {error.strerror}; make room, then --resume"
+            ) from error
+
+    def close(self) -> None:
+        """Closes the file."""
+        with suppress(OSError):  # what did not fit was told of when it was added
+            self._file.close()
+
+
+def read_metrics(folder: Path) -> list[Record]:
+    """The steps in the file, in order; a line that was cut off is left out."""
+    return [record for record, _ in _lines(folder / NAME)]
+
+
+def _lines(path: Path) -> list[tuple[Record, str]]:
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            found.append((Record(**json.loads(line)), line))
+        except (ValueError, TypeError):
+            break
+    return found
