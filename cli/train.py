@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from llama2gpu.cli import options
+from llama2gpu.config import LIMITS
 
 if TYPE_CHECKING:
     from llama2gpu.training.loop import Record
@@ -41,7 +42,7 @@ def counts(function: Any) -> Any:
     """The options that are positive whole numbers."""
     for name, (default, text) in reversed((_SHAPE | _COUNTS).items()):
         flag = "--" + name.replace("_", "-")
-        kind = click.IntRange(1)
+        kind = click.IntRange(1, LIMITS.get(name))
         decorate = click.option(flag, type=kind, default=default, show_default=True, help=text)
         function = decorate(function)
     return function
@@ -117,8 +118,7 @@ def counts(function: Any) -> Any:
 @click.option("--resume", is_flag=True, help="Continue an unfinished training of FOLDER.")
 @click.option("--overwrite", is_flag=True, help="Replace a FOLDER that this command wrote.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing on stderr.")
-@click.pass_context
-def command(ctx: click.Context, resume: bool, overwrite: bool, quiet: bool, **values: Any) -> None:
+def command(resume: bool, overwrite: bool, quiet: bool, **values: Any) -> None:
     """Train a small Llama on text files.
 
     TEXT is one or more UTF-8 files; a line <|endoftext|> stands between two documents of a file.
@@ -126,8 +126,7 @@ def command(ctx: click.Context, resume: bool, overwrite: bool, quiet: bool, **va
     and training.json. Until then FOLDER.training holds the work, which --resume goes on with after
     Control-C or a crash; repeat the other arguments.
     """
-    if resume and overwrite:
-        raise click.UsageError("--resume and --overwrite exclude each other.")
+    ctx = click.get_current_context()
     given = [
         name
         for name in (*_SHAPE, "vocab", "untied")
@@ -155,7 +154,7 @@ def command(ctx: click.Context, resume: bool, overwrite: bool, quiet: bool, **va
     if not finished:
         tell(f"stopped after step {session.done}: the same command with --resume goes on")
         ctx.exit(130)
-    tell(f"{plan.out} is written: llama2gpu run --model {plan.out}")
+    tell(f"{values['out']} is written: llama2gpu run --model {values['out']}")
 
 
 def make_plan(values: dict[str, Any]) -> "Plan":
@@ -180,7 +179,7 @@ def make_plan(values: dict[str, Any]) -> "Plan":
     )
     return Plan(
         texts=v["texts"],
-        out=v["out"],
+        out=v["out"].resolve(),
         settings=settings,
         shape=Shape(**{name: v[name] for name in _SHAPE}, tied=not v["untied"]),
         device=device,

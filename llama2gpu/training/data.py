@@ -44,7 +44,8 @@ class Corpus:
         count = min((len(self.held_out) - 1) // self.context, most)
         starts = np.arange(count)[:, None] * self.context
         windows = self.held_out[starts + np.arange(self.context + 1)].astype(np.int64)
-        yield from torch.from_numpy(windows).split(size)
+        for start in range(0, count, size):
+            yield torch.from_numpy(windows[start : start + size])
 
 
 def read_documents(paths: Sequence[Path]) -> list[str]:
@@ -52,7 +53,10 @@ def read_documents(paths: Sequence[Path]) -> list[str]:
 
     Raises `RequestError` for a file that is missing, empty, or no text.
     """
-    return [document for path in paths for document in _split(_read(path))]
+    documents = [document for path in paths for document in _split(_read(path))]
+    if not documents:
+        raise RequestError(f"no text between the lines {SEPARATOR}: give text files")
+    return documents
 
 
 def _read(path: Path) -> str:

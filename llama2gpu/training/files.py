@@ -53,6 +53,9 @@ def find_work(out: Path, *, resume: bool, overwrite: bool) -> Path:
 
     Raises `RequestError` where there is nothing to resume, or something to lose.
     """
+    if not out.name:
+        raise RequestError(f"{out} can't be replaced: give another folder")
+    check_output(out.with_name(out.name + ".old"), overwrite=True)
     work = work_folder(out)
     if resume and not work.is_dir():
         done = " (it is finished)" if (out / RECORD).is_file() else ""
@@ -81,6 +84,8 @@ def publish(work: Path, out: Path) -> None:
     """Moves a finished folder to its place; what it replaces goes only once it is there."""
     old = out.with_name(out.name + ".old")
     if out.exists():
+        if old.exists():
+            shutil.rmtree(old)
         out.rename(old)
     work.rename(out)
     if old.exists():

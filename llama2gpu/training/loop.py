@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from llama2gpu.errors import RequestError
 from llama2gpu.training.data import Corpus
 from llama2gpu.training.net import Net
 
@@ -78,7 +79,7 @@ class Trainer:
         s = self.settings
         for step in range(done + 1, s.steps + 1):
             began = time.perf_counter()
-            loss = self._step(step)
+            loss = self.step(step)
             seconds = time.perf_counter() - began
             measured = step == s.steps or step % s.eval_every == 0
             yield Record(
@@ -98,20 +99,23 @@ class Trainer:
             counts.append(len(windows))
         return math.fsum(map(float.__mul__, losses, map(float, counts))) / sum(counts)
 
-    def _step(self, step: int) -> float:
+    def step(self, step: int) -> float:
+        """Trains on the batches of one step, the first being 1, and returns their mean loss."""
         s = self.settings
         for group in self.optimizer.param_groups:
             group["lr"] = s.rate(step)
         total = torch.zeros((), device=self.device)
         for part in range(s.accumulate):
             index = (step - 1) * s.accumulate + part
-            loss = self._loss(self.corpus.batch(s.seed, index, s.batch)) / s.accumulate
-            loss.backward()
-            total += loss.detach()
+            part_loss = self._loss(self.corpus.batch(s.seed, index, s.batch)) / s.accumulate
+            torch.autograd.backward(part_loss)
+            total += part_loss.detach()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return total.item()
+        if not math.isfinite(loss := total.item()):
+            raise RequestError(f"the loss of step {step} is {loss}: start again with a lower --lr")
+        return loss
 
     def _loss(self, windows: torch.Tensor) -> torch.Tensor:
         windows = windows.to(self.device, non_blocking=True)

@@ -91,7 +91,7 @@ class Layer(nn.Module):
     def _attend(self, h: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         size, group = self.config.head_dim, self.config.heads // self.config.kv_heads
         q, k, v = (
-            F.linear(h, w).unflatten(-1, (-1, size)).transpose(1, 2)
+            F.linear(h, w).view(*h.shape[:2], -1, size).transpose(1, 2)
             for w in (self.wq, self.wk, self.wv)
         )
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
@@ -102,7 +102,7 @@ class Layer(nn.Module):
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """RoPE of adjacent pairs; `x` is `[..., time, head_dim]`, the tables `[time, head_dim]`."""
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)
     turned = torch.stack((-odd, even), -1).flatten(-2)
     return (x * cos + turned * sin).to(x.dtype)
 

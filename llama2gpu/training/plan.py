@@ -61,6 +61,16 @@ class Plan:
     tokenizer: Path | None = None
     init_from: str | None = None
 
+    def check(self, base: Config | None) -> None:
+        """Raises `RequestError` for sizes that do not go together, or not with the checkpoint."""
+        if base is None:
+            self.shape.check()
+        elif self.context > base.context:
+            raise RequestError(
+                f"--context {self.context} is more than the {base.context} positions of "
+                f"{self.init_from}: give --context {base.context} or less"
+            )
+
     @property
     def arguments(self) -> dict[str, Any]:
         """What decides the result, in plain values; resuming must repeat it."""

@@ -33,11 +33,10 @@ class Session:
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.plan, self.tell = plan, tell
-        files.check_output(plan.out, overwrite or resume)
         self.work = files.find_work(plan.out, resume=resume, overwrite=overwrite)
+        files.check_output(plan.out, overwrite)
         base = None if plan.init_from is None else open_checkpoint(plan.init_from)
-        if base is None:
-            plan.shape.check()
+        plan.check(None if base is None else base.config)
         documents = read_documents(plan.texts)
         self.words = self._words(documents, base, resume)
         self.trainer = self._trainer(documents, base)
@@ -116,5 +115,5 @@ class Session:
         tokens = self.plan.settings.tokens(self.plan.context)
         seconds = sum(tokens / record.tokens_per_second for record in records)
         self._record(finished=True, held_out_loss=records[-1].held_out, seconds=round(seconds))
-        (self.work / STATE).unlink(missing_ok=True)
         files.publish(self.work, self.plan.out)
+        (self.plan.out / STATE).unlink(missing_ok=True)

@@ -22,7 +22,12 @@ def train_tokenizer(documents: Iterable[str], vocab: int) -> tuple[bytes, int]:
     try:
         return _train(lines, vocab), vocab
     except RuntimeError as error:
-        found = re.search(r"<=? *(\d+)", str(error).rpartition("value")[2])
+        if needed := re.search(r"required_chars\D+\d+ vs (\d+)", str(error)):
+            raise RequestError(
+                f"the text has too many characters for a tokenizer of {vocab} tokens: "
+                f"give --vocab {int(needed[1]) + 1} or more"
+            ) from None
+        found = re.search(r"value <= (\d+)", str(error))
         most = int(found[1]) if found else 0
     if not FIXED < most < vocab:
         raise RequestError(

@@ -35,7 +35,7 @@ def given_words(candidates: Sequence[Path], base: Checkpoint | None) -> Words:
     path = found[0]
     if path.is_dir():
         return given_words([path / name for name in NAMES], base)
-    tokenizer = load_tokenizer(path, vocab=base and base.config.vocab)
+    tokenizer = load_tokenizer(path, vocab=None if base is None else base.config.vocab)
     name = _FILES.get(tokenizer.format)
     if name is None:
         raise TokenizerError(
