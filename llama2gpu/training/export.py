@@ -92,7 +92,7 @@ def _tokenizer_config(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
         "unk_token": "<unk>",
         "add_bos_token": True,
         "add_eos_token": False,
-        "legacy": True,
+        "legacy": False,
         "clean_up_tokenization_spaces": False,
         "model_max_length": config.context,
     }

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from llama2gpu.cli.main import program
+from llama2gpu.errors import RequestError
 from llama2gpu.training import files
 from tests.training.conftest import Train
 
@@ -129,7 +130,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     path = tmp_path / "file"
     files.write_whole(path, b"old")
     monkeypatch.setattr("os.fsync", lambda number: Full().write(b"x"))
-    with pytest.raises(files.RequestError, match="No space left"):
+    with pytest.raises(RequestError, match="No space left"):
         files.write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

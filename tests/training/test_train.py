@@ -23,7 +23,7 @@ FILES = {
     "tokenizer_config.json",
     "training.json",
 }
-PROMPTS = ("Tom saw", "“Look!” said Ana. 0.5", " two  spaces\n\nLily ☃")
+PROMPTS = ("Tom saw", "“Look!” said Ana. 0.5", "two  spaces\n\nLily ☃")
 
 
 def greedy(folder: Path, prompt: str) -> tuple[list[int], list[int]]:
@@ -39,7 +39,7 @@ def test_same_tokens_as_transformers(train: Train, tmp_path: Path, more: str) ->
     result = train(more + " --lr 0.02 --steps 20")
     assert result.exit_code == 0, result.output
     out = tmp_path / "out"
-    theirs: Any = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    theirs: Any = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32)
     words: Any = AutoTokenizer.from_pretrained(out)
     for prompt in PROMPTS:
         ids, tokens = greedy(out, prompt)
