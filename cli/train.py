@@ -60,7 +60,12 @@ def counts(function: Any) -> Any:
     type=click.Path(path_type=Path),
     help="Folder to write the model to.",
 )
-@options.tokenizer
+@click.option(
+    "--tokenizer",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Take this tokenizer instead of training one.",
+)
 @click.option(
     "--vocab",
     type=click.IntRange(260, 1 << 20),
