@@ -34,14 +34,17 @@ def command(backend: str, device: str, op: list[tuple[str, str]], as_json: bool)
     """
     from llama2gpu.backends import choose_backend, serving
 
-    report = {"packages": _packages(), "machine": _machine(), "backends": _backends(device)}
-    chosen = choose_backend(backend, device, dict(op))
-    report["chosen"] = {"backend": chosen.label, "device": str(chosen.device)}
-    report["ops"] = serving(chosen)
-    if as_json:
-        click.echo(json.dumps(report))
-    else:
-        _show(report)
+    report: dict[str, Any] = {"packages": _packages(), "machine": _machine(), "backends": []}
+    try:
+        report["backends"] = _backends(device)
+        chosen = choose_backend(backend, device, dict(op))
+        report["chosen"] = {"backend": chosen.label, "device": str(chosen.device)}
+        report["ops"] = serving(chosen)
+    finally:  # what is known helps to mend what is not
+        if as_json:
+            click.echo(json.dumps(report))
+        else:
+            _show(report)
 
 
 def _packages() -> dict[str, str | None]:
@@ -67,17 +70,11 @@ def _machine() -> dict[str, Any]:
 
 
 def _backends(device: str) -> list[dict[str, Any]]:
-    from llama2gpu.backends import available, backend_class, resolve_device
-    from llama2gpu.errors import BackendError
+    from llama2gpu.backends import available, probe, resolve_device
 
-    place, rows = resolve_device(device), []
-    for name in available():
-        try:
-            ok, detail = backend_class(name).probe(place)
-        except BackendError as error:
-            ok, detail = False, str(error)
-        rows.append({"name": name, "runs": ok, "detail": detail})
-    return rows
+    place = resolve_device(device)
+    found = {name: probe(name, place) for name in available()}
+    return [{"name": name, "runs": ok, "detail": detail} for name, (ok, detail) in found.items()]
 
 
 def _show(report: dict[str, Any]) -> None:
@@ -92,6 +89,8 @@ def _show(report: dict[str, Any]) -> None:
     for row in report["backends"]:
         mark = click.style("runs", fg="green") if row["runs"] else click.style("no  ", fg="red")
         click.echo(f"{row['name']:<10}{mark}  {row['detail']}")
+    if "chosen" not in report:
+        return
     chosen = report["chosen"]
     click.echo(f"\nchosen    {chosen['backend']} on {chosen['device']}")
     for op, server in report["ops"].items():

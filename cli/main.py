@@ -48,6 +48,13 @@ class Program(click.Group):
         """Names in the order of the table."""
         return list(self.commands)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; Ctrl-C ends it without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run a command and exit: 0, 1 after an error, 2 after wrong usage, 130 after Ctrl-C."""
         show_all(sys.stdout)
@@ -65,6 +72,11 @@ class Program(click.Group):
             status = 1
         except (Llama2GPUError, OSError, MemoryError) as error:
             click.echo(f"{NAME}: error: {one_line(error)}", err=True)
+            status = 1
+        except RuntimeError as error:  # PyTorch has no narrower one for the CPU
+            if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+                raise
+            click.echo(f"{NAME}: error: {one_line(MemoryError())}", err=True)
             status = 1
         sys.exit(status)
 

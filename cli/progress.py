@@ -1,5 +1,6 @@
-"""Progress on stderr, for people alone."""
+"""While a person waits: progress on stderr, and when Control-C may interrupt."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 @contextmanager
 def loading(quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar for bytes of weights, where stderr is a terminal; it vanishes when done."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield lambda done, total: None
         return
     from rich.console import Console
@@ -18,3 +19,16 @@ def loading(quiet: bool) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("loading", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Control-C takes effect at the end of the block."""
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt

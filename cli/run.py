@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--ctx", "context", type=click.IntRange(1), help="Positions to use at most.")
 @options.rope_theta
 @options.norm_eps
-@click.option("--threads", type=click.IntRange(1), help="CPU threads to compute with.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads to compute with.")
 @click.option("--no-kv-cache", is_flag=True, help="Recompute everything for each token.")
 @click.option(
     "--prefill",
@@ -67,6 +67,8 @@ def command(
     PROMPT - is standard input, an empty PROMPT starts from nothing, and without PROMPT the
     checkpoint's kind has a default one.
     """
+    from llama2gpu.tokenizer import well_formed
+
     if quiet and show_prompt:
         raise click.UsageError("--quiet and --show-prompt exclude each other.")
     if prompt is not None and prompt_file is not None:
@@ -74,11 +76,12 @@ def command(
     if rest["logprobs"] is not None and not as_json:
         raise click.UsageError("--logprobs needs --json.")
     if prompt_file is not None:
-        prompt = prompt_file.read_text(encoding="utf-8", errors="surrogateescape")
+        prompt = prompt_file.read_bytes().decode("utf-8", "surrogateescape")
     asked = options.sampling_values(rest)
     llama = _load(rest, quiet)
     if prompt is None:
         prompt = llama.checkpoint.default_prompt
+    prompt = well_formed(prompt)
     generation = llama.stream(prompt, **asked)
     if not quiet:
         click.echo(_headline(llama), err=True)
@@ -87,7 +90,7 @@ def command(
         click.echo(f"prompt: {prompt!r}\nids: {ids}", err=True)
     interrupted = _print(generation, prompt, as_json, no_echo)
     if as_json:
-        click.echo(json.dumps(_answer(llama, generation)))
+        click.echo(json.dumps(_answer(llama, generation), allow_nan=False))
     if not quiet:
         click.echo(_summary(llama, generation), err=True)
     if interrupted:
@@ -95,10 +98,12 @@ def command(
 
 
 def _load(rest: dict[str, Any], quiet: bool) -> "Llama":
-    import torch
+    from llama2gpu.cli.progress import loading, uninterrupted
 
-    from llama2gpu.api import load
-    from llama2gpu.cli.progress import loading
+    with uninterrupted():  # half an import is worse than none
+        import torch
+
+        from llama2gpu.api import load
 
     if rest["model"] is None:
         raise click.UsageError(f"Give --model {options.MODEL}.")

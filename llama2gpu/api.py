@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import RLock
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -42,25 +43,33 @@ class Completion:
 
 
 class Generation(Iterator[str]):
-    """An answer under way: iterate for its text, piece by piece; `completion` has it so far."""
+    """An answer under way: iterate for its text, piece by piece; `completion` has it so far.
 
-    def __init__(self, llama: "Llama", prompt: Prompt, params: SamplingParams) -> None:
+    Several may be consumed in any order, also from several threads. One that is dropped is
+    cancelled at the next step.
+    """
+
+    def __init__(self, llama: "Llama", request: Request) -> None:
         self._llama = llama
-        self.sequence = llama.engine.add(llama.request(prompt, params))
-        llama.live[self.sequence] = self
-        self._text = TextStream(llama.tokenizer.decoder(self.sequence.tokens), params.stop)
+        self._text = TextStream(llama.tokenizer.decoder(request.prompt), request.params.stop)
+        with llama.lock:
+            self.sequence = llama.engine.add(request)
+            llama.live[self.sequence] = self
         self._pieces: list[str] = []
         self._flushed = False
 
     def __next__(self) -> str:
         """The next piece of text, never empty."""
-        while not self._pieces and not self._flushed:
-            if self.sequence.reason is None:
-                self._llama.step()
-            else:
-                self._close()
-        if self._pieces:
-            return self._pieces.pop(0)
+        with self._llama.lock:
+            while not self._pieces and not self._flushed:
+                if self.sequence.reason is None:
+                    self._llama.step()
+                else:
+                    self._close()
+            if self._pieces:
+                return self._pieces.pop(0)
+        if self.sequence.error is not None:
+            raise self.sequence.error
         raise StopIteration
 
     def take(self, token: Token) -> None:
@@ -68,16 +77,18 @@ class Generation(Iterator[str]):
         self._release(self._text.push(token.id))
         if self._text.stopped:
             self._llama.engine.cancel(self.sequence, "stop")
+            self.sequence.reason = "stop"  # also where its last token completed the string
 
     def cancel(self) -> None:
         """Ends the answer here and frees its memory."""
-        self._llama.engine.cancel(self.sequence)
-        self._close()
+        with self._llama.lock:
+            self._llama.engine.cancel(self.sequence)
+            self._close()
 
     @property
     def completion(self) -> Completion:
         """The answer as far as it has come."""
-        output = self.sequence.output
+        output = list(self.sequence.output)
         return Completion(
             text=self._text.text,
             tokens=[token.id for token in output],
@@ -100,15 +111,17 @@ class Generation(Iterator[str]):
     def _close(self) -> None:
         if not self._flushed:
             self._flushed = True
-            self._release(self._text.flush())
+            if self.sequence.output:
+                self._release(self._text.flush())
 
 
 class Llama:
-    """A model, its tokenizer and an engine."""
+    """A model, its tokenizer and an engine, which threads may share."""
 
     def __init__(self, checkpoint: Checkpoint, tokenizer: Tokenizer, engine: Engine) -> None:
         self.checkpoint, self.tokenizer, self.engine = checkpoint, tokenizer, engine
         self.live: WeakValueDictionary[Sequence, Generation] = WeakValueDictionary()
+        self.lock = RLock()
         self.load_seconds = 0.0
 
     @property
@@ -133,23 +146,29 @@ class Llama:
     def generate_many(self, prompts: Seq[Prompt], **params: Any) -> list[Completion]:
         """The answers to several prompts, computed together."""
         asked = SamplingParams(**params)
-        return [g.finish() for g in [Generation(self, prompt, asked) for prompt in prompts]]
+        requests = [self.request(prompt, asked) for prompt in prompts]
+        for request in requests:
+            request.check(self.checkpoint.config.vocab, self.engine.model.context)
+        return [g.finish() for g in [Generation(self, request) for request in requests]]
 
     def stream(self, prompt: Prompt, **params: Any) -> Generation:
         """The answer to one prompt as an iterator of text; keywords as for `generate`."""
-        return Generation(self, prompt, SamplingParams(**params))
+        return Generation(self, self.request(prompt, SamplingParams(**params)))
 
     def step(self) -> None:
-        """One step of the engine; each token goes to its generation, or to nobody who left."""
-        for sequence, token in self.engine.step():
-            generation = self.live.get(sequence)
-            if generation is None:
-                self.engine.cancel(sequence)
-            else:
-                generation.take(token)
+        """One step of the engine; each token goes to its generation, and who left is cancelled."""
+        with self.lock:
+            for sequence in [*self.engine.running, *self.engine.waiting]:
+                if sequence not in self.live:
+                    self.engine.cancel(sequence)
+            for sequence, token in self.engine.step():
+                if (generation := self.live.get(sequence)) is not None:
+                    generation.take(token)
 
     def request(self, prompt: Prompt, params: SamplingParams) -> Request:
         """A prompt as the engine takes it: its ids, its bound and its stop ids."""
+        if isinstance(prompt, bytes):
+            raise RequestError("the prompt is bytes: give text, or token ids")
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         stop_ids = self.checkpoint.stop_ids or self.tokenizer.eos_ids
         if params.sampler == "llama2c":

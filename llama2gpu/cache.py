@@ -53,7 +53,8 @@ class KVCache:
     def grow(self, pages: int) -> None:
         """Adds free pages; what is cached stays. Raises `RequestError` without the memory."""
         try:
-            self.k, self.v = (self._widened(x, pages) for x in (self.k, self.v))
+            self.k = self._widened(self.k, self.pages + pages)
+            self.v = self._widened(self.v, self.pages + pages)
         except RuntimeError as error:  # PyTorch has no narrower one on the CPU
             layers, _, kv_heads, page, head_dim = self.k.shape
             tokens = (self.pages + pages) * page
@@ -76,7 +77,9 @@ class KVCache:
 
     def _widened(self, x: torch.Tensor, pages: int) -> torch.Tensor:
         layers, old, *rest = x.shape
+        if old >= pages:
+            return x
         # zeros, not empty: masked slots must hold finite values
-        wider = x.new_zeros((layers, old + pages, *rest))
+        wider = x.new_zeros((layers, pages, *rest))
         wider[:, :old] = x
         return wider

@@ -4,6 +4,8 @@ A step takes the new tokens of every running sequence, a chunk of its prompt or 
 drawn, through the model in one flat batch, and draws the next token of each that is ready.
 """
 
+import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Sequence as Seq
@@ -14,6 +16,7 @@ import torch
 from llama2gpu.backends.base import Batch
 from llama2gpu.batch import Span, build_batch
 from llama2gpu.cache import PAGE, KVCache
+from llama2gpu.errors import RequestError
 from llama2gpu.model import Model
 from llama2gpu.ops.sample import log_probability
 from llama2gpu.request import Request, Sequence, StopReason, Token
@@ -90,27 +93,42 @@ class Engine:
         count = sum(span.count for span in spans.values())
         ready = [s for s, span in spans.items() if span.start + span.count == len(s.tokens)]
         logits = self._pass(*self._inputs(spans, ready))
-        for s, span in spans.items():
+        drawn = list(zip(ready, self._draw(ready, logits), strict=True))
+        for s, span in spans.items():  # not before: an interrupted step is done again
             s.cached = span.start + span.count
-        drawn = [(s, t) for s, t in zip(ready, self._draw(ready, logits), strict=True)]
         self._count(count, len(drawn), decoding, time.perf_counter() - began)
-        accepted = [(s, t) for s, t in drawn if s.accept(t)]
+        accepted = [(s, t) for s, t in drawn if self._finite(s, t) and s.accept(t)]
         self._sweep()
         return accepted
 
     def _admit(self) -> None:
-        while self.waiting and len(self.running) < self.max_sequences:
-            sequence = self.waiting.popleft()
-            bound = sequence.request.params.max_tokens or RESERVE
-            self._hold(sequence, len(sequence.tokens) + min(bound, sequence.room) - 1)
-            self.running.append(sequence)
+        """Moves who waits to who runs, with the pages that each may need; the cache grows once."""
+        count = min(len(self.waiting), self.max_sequences - len(self.running))
+        joining = [self.waiting.popleft() for _ in range(count)]
+        self.running += joining
+        wanted = [self._reserve(s) for s in joining]
+        missing = sum(map(self.cache.pages_for, wanted)) - self.cache.free_pages
+        if missing > 0:
+            with contextlib.suppress(RequestError):  # then some may have their pages yet
+                self.cache.grow(missing)
+        for s, tokens in zip(joining, wanted, strict=True):
+            self._hold(s, tokens)
+        self._sweep()
+
+    def _reserve(self, sequence: Sequence) -> int:
+        """Tokens that a sequence is given pages for when it starts."""
+        bound = sequence.request.params.max_tokens
+        return len(sequence.tokens) + min(RESERVE if bound is None else bound, sequence.room) - 1
 
     def _hold(self, sequence: Sequence, tokens: int) -> None:
-        """Gives a sequence the pages for so many tokens, making the cache larger where it must."""
+        """Gives a sequence the pages for so many tokens, or ends it where there is no memory."""
         missing = self.cache.pages_for(tokens) - len(sequence.pages)
-        if missing > self.cache.free_pages:
-            self.cache.grow(missing - self.cache.free_pages)
-        sequence.pages += self.cache.take(max(missing, 0))
+        try:
+            if missing > self.cache.free_pages:
+                self.cache.grow(missing - self.cache.free_pages)
+            sequence.pages += self.cache.take(max(missing, 0))
+        except RequestError as error:
+            sequence.fail(error)
 
     def _spans(self) -> dict[Sequence, Span]:
         """What each sequence adds in this step, in running order."""
@@ -125,7 +143,9 @@ class Engine:
             if count:
                 if start + count > len(s.pages) * self.cache.page:
                     self._hold(s, min(start + count + RESERVE, self.model.context))
-                spans[s] = Span(s.pages, start, count)
+                if s.reason is None:
+                    spans[s] = Span(s.pages, start, count)
+        self._sweep()
         return spans
 
     def _inputs(
@@ -158,6 +178,13 @@ class Engine:
             logprobs = log_probability(logits, chosen)
         tops = self._tops(ready, logits)
         return [Token(*row) for row in zip(chosen.tolist(), logprobs.tolist(), tops, strict=True)]
+
+    def _finite(self, sequence: Sequence, token: Token) -> bool:
+        """Whether the model gave a number; a sequence for which it did not has failed."""
+        if not math.isfinite(token.logprob):
+            message = "the model gave logits that are no numbers: its weights are damaged, "
+            sequence.fail(RequestError(message + "or too large for --dtype fp16: try fp32 or bf16"))
+        return sequence.reason is None
 
     def _tops(
         self, ready: Seq[Sequence], logits: torch.Tensor

@@ -14,7 +14,8 @@ class Model:
     """A Llama on one backend.
 
     dtype: of the weights; the backend says what type its activations take with it.
-    context: positions that a sequence may have, at most; the trained context where not given.
+    context: positions that a sequence may have, at most; the trained context where not given. The
+        RoPE table grows with the positions in use: a header may promise millions.
     """
 
     def __init__(
@@ -28,14 +29,16 @@ class Model:
         self.config, self.weights, self.backend = config, weights, backend
         self.context = context or config.context
         self.dtype, self.activations = dtype, backend.activation_dtype(dtype)
-        cos, sin = rope_table(config, self.context)
-        self.rope = Rope(cos.to(backend.device), sin.to(backend.device))
+        self.rope = self._rope(min(self.context, 2048))
 
     def forward(
         self, tokens: torch.Tensor, batch: Batch, cache: Iterable[LayerCache]
     ) -> torch.Tensor:
         """Hidden states [T, dim] of the new tokens int64 [T]; their keys and values are cached."""
         b, eps = self.backend, self.config.norm_eps
+        reach = max(batch.cached_counts, default=0)
+        if reach > len(self.rope.cos):
+            self.rope = self._rope(min(self.context, 2 * reach))
         x = b.embed(tokens, self.weights.embed).to(self.activations)
         for w, kv in zip(self.weights.layers, cache, strict=True):
             q = b.qkv(x, Norm(w.attention_norm, eps), w.w_qkv, self.rope, batch, kv)
@@ -44,6 +47,10 @@ class Model:
             h = b.gate_up(x, Norm(w.ffn_norm, eps), w.w_13)
             x = b.project_add(h, w.w_2, x)
         return x
+
+    def _rope(self, context: int) -> Rope:
+        cos, sin = rope_table(self.config, context)
+        return Rope(cos.to(self.backend.device), sin.to(self.backend.device))
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Float32 logits [S, vocab] of hidden states [S, dim]."""

@@ -48,7 +48,8 @@ class Sequence:
     """A request under way.
 
     tokens: prompt and output. output: what was generated, a stop id left out. cached: tokens that
-    the model has seen. reason: why it ended, None while it runs.
+    the model has seen. reason: why it ended, None while it runs; error: what cancelled it, where
+    the engine could not go on with it.
     """
 
     def __init__(self, request: Request, vocab: int, context: int, device: torch.device) -> None:
@@ -61,6 +62,7 @@ class Sequence:
         self.cached = 0
         self.pages: list[int] = []
         self.reason: StopReason | None = "length" if request.params.max_tokens == 0 else None
+        self.error: RequestError | None = None
         self.added = time.perf_counter()
         self.first_token_at: float | None = None
 
@@ -68,6 +70,10 @@ class Sequence:
     def decoding(self) -> bool:
         """Whether the whole prompt has been seen and only the last token is new."""
         return bool(self.output) and len(self.tokens) - self.cached == 1
+
+    def fail(self, error: RequestError) -> None:
+        """Ends a sequence that can't go on."""
+        self.error, self.reason = error, "cancelled"
 
     def accept(self, token: Token) -> bool:
         """Takes the next token; False where it is a stop id, which ends the text unseen."""

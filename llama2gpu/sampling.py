@@ -1,6 +1,5 @@
 """What a request asks of sampling, as tensors for `sample` or as llama2.c's own sampler."""
 
-import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -13,6 +12,9 @@ from llama2gpu.errors import RequestError
 from llama2gpu.ops.sample import SampleParams
 
 SAMPLERS = ("default", "llama2c")
+
+#: No parameter is larger: float32 logits must stay numbers.
+LARGEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -39,23 +41,33 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     sampler: str = "default"
-    stop: Sequence[str] = ()
+    stop: str | Sequence[str] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        for name in ("max_tokens", "top_k", "seed", "logprobs"):
+            value = getattr(self, name)
+            if not isinstance(value, int) and (value is not None or name == "top_k"):
+                raise RequestError(f"{name} is {value!r}: give a whole number")
         numbers = {f.name: getattr(self, f.name) for f in fields(self)}
         numbers |= {f"logit_bias of {token}": bias for token, bias in self.logit_bias.items()}
         for name, value in numbers.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise RequestError(f"{name} is {value}: give a finite number")
+            if isinstance(value, float) and not abs(value) <= LARGEST:
+                raise RequestError(f"{name} is {value}: give a number of at most {LARGEST:g}")
         for name, ok, want in (
             ("max_tokens", self.max_tokens is None or self.max_tokens >= 0, "0 or more"),
-            ("temperature", self.temperature >= 0, "0 (greedy) or more"),
+            (
+                "temperature",
+                self.temperature == 0 or self.temperature >= 1e-4,
+                "0 (greedy) or 1e-4 up",
+            ),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("top_k", self.top_k >= 0, "0 (all) or more"),
+            ("top_k", 0 <= self.top_k < 1 << 31, "0 (all) or more, below 2^31"),
             ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("repetition_penalty", 1e-3 <= self.repetition_penalty <= 1e3, "0.001 to 1000"),
             ("seed", self.seed is None or 0 <= self.seed < 1 << 63, "at least 0 and below 2^63"),
             ("sampler", self.sampler in SAMPLERS, " or ".join(SAMPLERS)),
             ("stop", all(self.stop), "strings that are not empty"),
@@ -86,7 +98,9 @@ class SamplerState:
         self, params: SamplingParams, prompt: Sequence[int], vocab: int, device: torch.device
     ) -> None:
         self.params = params
-        self.seed = secrets.randbits(63) if params.seed is None else params.seed
+        self.seed = secrets.randbits(63) | 1 if params.seed is None else params.seed
+        if params.sampler == "llama2c" and self.seed == 0:  # that program asks the clock
+            self.seed = secrets.randbits(63) | 1
         self.drawn = 0
         self.c_sampler = None
         if params.sampler == "llama2c":
@@ -145,7 +159,7 @@ class Llama2CSampler:
 
     def __init__(self, temperature: float, top_p: float, seed: int) -> None:
         self.temperature, self.top_p = np.float32(temperature), np.float32(top_p)
-        self.state = seed or secrets.randbits(63) | 1
+        self.state = seed
 
     def coin(self) -> np.float32:
         """A number in [0, 1)."""
@@ -192,6 +206,6 @@ def _bias(bias: Mapping[int, float], vocab: int) -> torch.Tensor:
     for token in bias:
         if not 0 <= token < vocab:
             raise RequestError(f"logit_bias names token {token}, outside 0 to {vocab - 1}")
-    row = torch.zeros(vocab)
+    row = torch.zeros(vocab, dtype=torch.float32)
     row[torch.tensor(list(bias))] = torch.tensor(list(bias.values()), dtype=torch.float32)
     return row

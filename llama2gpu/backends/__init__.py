@@ -5,6 +5,7 @@ from llama2gpu.backends.choose import (
     available,
     backend_class,
     choose_backend,
+    probe,
     resolve_device,
 )
 from llama2gpu.backends.route import borrow, serving
@@ -15,6 +16,7 @@ __all__ = [
     "backend_class",
     "borrow",
     "choose_backend",
+    "probe",
     "resolve_device",
     "serving",
 ]

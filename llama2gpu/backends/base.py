@@ -22,7 +22,8 @@ PRIMITIVES = ("embed", "rms_norm", "linear", "rope", "silu_mul", "write_kv", "at
 FUSED = ("qkv", "attention", "project_add", "gate_up", "logits", "sample")
 OPS = PRIMITIVES + FUSED
 
-#: A matrix as a backend keeps it: packed, padded and placed by its `prepare`.
+#: A matrix as a backend keeps it: packed, padded and placed by its `prepare`. It has `nbytes`, what
+#: reading it once takes.
 Prepared = Any
 
 Step = TypeVar("Step", bound=Callable[..., Any])

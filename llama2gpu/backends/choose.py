@@ -1,12 +1,11 @@
 """Finding a backend by name or by device; a backend is resolved once, into an object."""
 
 from collections.abc import Mapping
-from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 import torch
 
-from llama2gpu.backends.base import OPS, Backend
+from llama2gpu.backends.base import OPS, Backend, Probe
 from llama2gpu.backends.route import borrow
 from llama2gpu.errors import BackendError
 
@@ -27,10 +26,11 @@ AUTO_ORDER = {
 }
 
 
-def available() -> dict[str, str]:
-    """Names of all backends, built in or plugged in, and the `module:class` behind each."""
-    plugged = {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
-    return {**plugged, **BUILT_IN}
+def available() -> dict[str, EntryPoint]:
+    """All backends by name, built in or plugged in, and where each is found."""
+    plugged = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    own = {name: EntryPoint(name, where, ENTRY_POINTS) for name, where in BUILT_IN.items()}
+    return {**plugged, **own}
 
 
 def backend_class(name: str) -> type[Backend]:
@@ -38,14 +38,27 @@ def backend_class(name: str) -> type[Backend]:
     known = available()
     if name not in known:
         raise BackendError(f"unknown backend {name!r}: choose auto, {', '.join(sorted(known))}")
-    module, _, attribute = known[name].partition(":")
+    label = f"backend {name!r} ({known[name].value})"
     try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise BackendError(f"backend {name!r} ({known[name]}) can't be loaded: {error}") from error
+        found = known[name].load()
+    except Exception as error:  # somebody else's code
+        raise BackendError(f"{label} can't be loaded: {error!r}: mend or remove it") from error
     if not (isinstance(found, type) and issubclass(found, Backend)):
-        raise BackendError(f"backend {name!r} ({known[name]}) is no subclass of Backend")
+        raise BackendError(f"{label} is no subclass of Backend: mend or remove it")
+    if found.__abstractmethods__:
+        lacking = ", ".join(sorted(found.__abstractmethods__))
+        raise BackendError(f"{label} lacks {lacking}: mend or remove it")
     return found
+
+
+def probe(name: str, device: torch.device) -> Probe:
+    """Whether the backend of that name runs on the device, whatever its own code does."""
+    try:
+        return backend_class(name).probe(device)
+    except BackendError as error:
+        return Probe(False, str(error))
+    except Exception as error:  # somebody else's code
+        return Probe(False, f"its probe failed: {error!r}")
 
 
 def resolve_device(device: str) -> torch.device:
@@ -96,7 +109,7 @@ def choose_backend(
     place = resolve_device("cpu" if (name, device) == ("numpy", "auto") else device)
     if name == "auto":
         order = [n for n in AUTO_ORDER[device_kind(place)] if n in available()]
-        runs = [n for n in order if backend_class(n).probe(place).ok]
+        runs = [n for n in order if probe(n, place).ok]
         name = (runs or order)[0]
     backend = _started(name, place)
     others: dict[str, Backend] = {}
@@ -108,8 +121,7 @@ def choose_backend(
 
 
 def _started(name: str, device: torch.device) -> Backend:
-    found = backend_class(name)
-    probe = found.probe(device)
-    if not probe.ok:
-        raise BackendError(f"backend {name!r} can't run here: {probe.detail}")
+    found, (ok, detail) = backend_class(name), probe(name, device)
+    if not ok:
+        raise BackendError(f"backend {name!r} can't run here: {detail}")
     return found(device)

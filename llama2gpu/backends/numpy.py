@@ -170,5 +170,5 @@ def _truncated(row: Array, top_k: int, top_p: float, min_p: float) -> Array:
     p = p / p.sum()
     falling = np.sort(p)[::-1]
     mass = np.concatenate([[0.0], np.cumsum(falling)])[np.searchsorted(-falling, -p)]
-    kept = ((mass < top_p) & (p > 0) & (p >= min_p * p.max())) | (p == p.max())
+    kept = (((mass < top_p) | (top_p >= 1)) & (p >= min_p * p.max())) | (p == p.max())
     return np.where(kept, row, -np.inf)  # `mass` is the probability of what is strictly likelier

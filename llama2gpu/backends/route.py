@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping
 
 from llama2gpu.backends.base import FUSED, OPS, Backend, Prepared
-from llama2gpu.quant import Weight
+from llama2gpu.quant import Dense, Weight
 
 
 def composes(backend: Backend, op: str) -> bool:
@@ -31,10 +31,12 @@ def borrow(primary: Backend, others: Mapping[str, Backend]) -> Backend:
     """
 
     def prepare(weight: Weight, op: str) -> Prepared:
+        # a lender computes in the type of the activations that it is handed
+        lent = Dense(weight.data.to(primary.activation_dtype(weight.data.dtype)))
         if op in others:
-            return others[op].prepare(weight, op)
+            return others[op].prepare(lent, op)
         if composes(primary, op) and "linear" in others:
-            return others["linear"].prepare(weight, "linear")
+            return others["linear"].prepare(lent, "linear")
         return primary.prepare(weight, op)
 
     routed = copy.copy(primary)

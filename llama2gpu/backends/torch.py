@@ -19,6 +19,7 @@ from llama2gpu.quant import Weight
 class _Turns(NamedTuple):
     """Rows of the RoPE table for some positions, spread over the pairs: [T, 1, head_dim]."""
 
+    rope: Rope
     positions: Tensor
     cos: Tensor  # cos 0, cos 0, cos 1, cos 1, …
     sin: Tensor  # −sin 0, sin 0, −sin 1, sin 1, …
@@ -78,7 +79,7 @@ class TorchBackend(Backend):
     def rope(self, x: Tensor, rope: Rope, positions: Tensor) -> Tensor:
         """See `Backend.rope`."""
         turns = self._last_turns
-        if turns is None or turns.positions is not positions:
+        if turns is None or turns.rope is not rope or turns.positions is not positions:
             turns = self._last_turns = _turns(rope, positions)
         wide = x.float()
         swapped = wide.view(*x.shape[:-1], x.shape[-1] // 2, 2).flip(-1).view(x.shape)
@@ -140,7 +141,7 @@ def _linear(x: Tensor, weight: Tensor) -> Tensor:
 def _turns(rope: Rope, positions: Tensor) -> _Turns:
     cos, sin = rope.cos[positions], rope.sin[positions]  # [T, head_dim / 2]
     signed = torch.stack((-sin, sin), dim=-1).flatten(1)
-    return _Turns(positions, cos.repeat_interleave(2, dim=1)[:, None], signed[:, None])
+    return _Turns(rope, positions, cos.repeat_interleave(2, dim=1)[:, None], signed[:, None])
 
 
 def _run(table: Tensor) -> Any:

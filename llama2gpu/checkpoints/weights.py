@@ -9,7 +9,7 @@ from llama2gpu.checkpoints.base import Checkpoint
 from llama2gpu.quant import Dense, Weight
 from llama2gpu.weights import LayerWeights, Weights
 
-#: Takes a canonical weight and the op that reads it; returns what the model keeps.
+#: Takes a canonical weight and the op that reads it; returns what the model keeps, with `nbytes`.
 Place = Callable[[Weight, str], Any]
 
 #: Called after each placed matrix with the bytes read so far and in all.
@@ -55,8 +55,8 @@ class _Loader:
         embed = self._place(table, "embed")
         layers = tuple(self._layer(n) for n in range(config.layers))
         if config.tied:
-            self.nbytes += table.nbytes
             output = self.put(table, "logits")
+            self.nbytes += output.nbytes
         else:
             output = self._place(self._matrix("output"), "logits", counted=True)
         return Weights(embed, layers, self._norm("norm", -1), output, self.nbytes)
@@ -100,8 +100,8 @@ class _Loader:
         return self.norms[row].copy_(self.checkpoint.read(name))
 
     def _place(self, weight: Weight, op: str, *, counted: bool = False) -> Any:
-        self.nbytes += weight.nbytes if counted else 0
         self.read += weight.nbytes
         placed = self.put(weight, op)
+        self.nbytes += placed.nbytes if counted else 0
         self.progress(min(self.read, self.total), self.total)
         return placed

@@ -87,7 +87,8 @@ def truncate(scores: torch.Tensor, params: SampleParams) -> torch.Tensor:
     p = torch.where(ordered >= floor, ordered, -torch.inf).softmax(dim=1)
     above = torch.searchsorted(-ordered, -ordered)  # first place of an equal score
     mass = torch.nn.functional.pad(p.cumsum(dim=1), (1, 0)).gather(1, above)
-    kept = (mass < params.top_p[:, None]) & (ordered >= floor)
+    top_p = params.top_p[:, None]
+    kept = ((mass < top_p) | (top_p >= 1)) & (ordered >= floor)  # rounded, mass can reach 1
     kept &= p >= params.min_p[:, None] * p[:, :1]
     kept[:, 0] = True
     floor = torch.where(kept, ordered, torch.inf).amin(dim=1, keepdim=True)
