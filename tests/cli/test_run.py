@@ -180,6 +180,27 @@ def test_control_c_keeps_what_was_made(stories: Path) -> None:
     assert "peak memory" in errors.splitlines()[-1]
 
 
+def test_closed_stderr(tiny: list[str]) -> None:
+    words = [sys.executable, "-m", "llama2gpu", *tiny, "ab", "-t", "0", "-n", "2"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *words], stdout=subprocess.PIPE)
+    assert done.returncode == 0
+    assert done.stdout.startswith(b"ab")
+
+
+def test_prompt_file_is_taken_as_it_is(tiny: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_bytes(b"a\r\nb\xff")
+    result = run(*tiny, "--prompt-file", path, "-n", "0", "--show-prompt")
+    assert "prompt: 'a\\r\\nb\ufffd'" in result.stderr
+
+
+def test_doctor_says_what_it_knows_before_it_fails() -> None:
+    result = run("doctor", "--device", "cuda:99")
+    assert result.exit_code == 1
+    assert "packages" in result.stdout
+    assert "not there" in result.stderr
+
+
 def test_doctor() -> None:
     result = run("doctor", "--device", "cpu")
     assert result.exit_code == 0

@@ -1,6 +1,7 @@
 """The engine on a random model: any mix of requests gives what each gives alone."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from llama2gpu.api import build_model
 from llama2gpu.backends import choose_backend
+from llama2gpu.backends.base import OPS
 from llama2gpu.checkpoints import random_checkpoint
 from llama2gpu.config import Config
 from llama2gpu.engine import Engine
@@ -152,3 +154,94 @@ def test_logprobs_are_the_models_own(model: Model) -> None:
         assert len(known) == 5
         assert known[token.id] == pytest.approx(token.logprob, abs=1e-5)
         assert list(known.values()) == sorted(known.values(), reverse=True)
+
+
+def test_an_interrupted_step_is_done_again(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = request([1, 2, 3], temperature=0, max_tokens=6)
+    wanted = run(Engine(model), [asked])
+    engine = Engine(model)
+    sequence = engine.add(asked)
+    engine.step()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_draw", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            engine.step()
+    while engine.busy:
+        engine.step()
+    assert [[token.id for token in sequence.output]] == wanted
+
+
+def test_no_memory_ends_one_sequence_and_spares_the_others(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(model, page=16)
+    grow = engine.cache.grow
+
+    def limited(pages: int) -> None:
+        if engine.cache.pages + pages > 4:
+            raise RequestError("no memory")
+        grow(pages)
+
+    monkeypatch.setattr(engine.cache, "grow", limited)
+    small = engine.add(request([1], max_tokens=20))
+    large = engine.add(request([1] * 90, max_tokens=5))
+    while engine.busy:
+        engine.step()
+    assert (small.reason, small.error) == ("length", None)
+    assert (large.reason, str(large.error)) == ("cancelled", "no memory")
+    assert engine.cache.free_pages == engine.cache.pages
+
+
+def test_the_cache_grows_once_for_all_that_join(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, grown = Engine(model, page=16), []
+    grow = engine.cache.grow
+
+    def counted(pages: int) -> None:
+        grown.append(pages)
+        grow(pages)
+
+    monkeypatch.setattr(engine.cache, "grow", counted)
+    for _ in range(20):
+        engine.add(request([1, 2], max_tokens=30))
+    engine.step()
+    assert grown == [20 * 2]
+
+
+def test_damaged_weights_are_noticed() -> None:
+    checkpoint = random_checkpoint(CONFIG, torch.float32)
+    read = checkpoint.read
+    checkpoint.read = lambda name: read(name) * (torch.nan if name == "norm" else 1)  # type: ignore[method-assign]
+    engine = Engine(build_model(checkpoint, choose_backend("torch", "cpu")))
+    sequence = engine.add(request([1, 2]))
+    while engine.busy:
+        engine.step()
+    assert "no numbers" in str(sequence.error)
+    assert sequence.output == []
+
+
+def test_a_promised_context_costs_nothing() -> None:
+    config = replace(CONFIG, context=1 << 30)
+    model = build_model(random_checkpoint(config, torch.float32), choose_backend("torch", "cpu"))
+    assert len(model.rope.cos) == 2048
+    long = request([1] * 3000, temperature=0, max_tokens=3)
+    assert len(run(Engine(model), [long])[0]) == 3
+    assert 3000 <= len(model.rope.cos) <= 8192
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize(("primary", "lender"), [("torch", "numpy"), ("numpy", "torch")])
+def test_every_op_can_be_borrowed(primary: str, lender: str, op: str, dtype: str) -> None:
+    backend = choose_backend(primary, "cpu", {op: lender})
+    model = build_model(random_checkpoint(CONFIG, torch.float32), backend, dtype)
+    tokens = run(Engine(model), [request([1, 2, 3], temperature=0, max_tokens=5)])[0]
+    if dtype == "fp32":
+        plain = build_model(random_checkpoint(CONFIG, torch.float32), choose_backend("numpy"))
+        assert tokens == run(Engine(plain), [request([1, 2, 3], temperature=0, max_tokens=5)])[0]
+    assert len(tokens) == 5

@@ -165,6 +165,13 @@ def test_c_sampler_draws_what_is_likely(top_p: float) -> None:
         {"stop": [""]},
         {"logprobs": 101},
         {"logit_bias": {1: float("nan")}},
+        {"logit_bias": {1: 1e39}},
+        {"presence_penalty": 1e39},
+        {"temperature": 1e-38},
+        {"repetition_penalty": 1e-46},
+        {"top_k": 10**20},
+        {"top_k": None},
+        {"max_tokens": 2.5},
         {"sampler": "llama2c", "top_k": 4},
         {"sampler": "llama2c", "repetition_penalty": 1.1},
     ],
@@ -174,6 +181,18 @@ def test_bad_parameters(asked: dict[str, Any]) -> None:
     with pytest.raises(RequestError) as caught:
         SamplingParams(**asked)
     assert "\n" not in str(caught.value)
+
+
+def test_keeping_all_keeps_the_least_likely() -> None:
+    """In a large vocabulary float32 sums reach 1 before the end."""
+    logits = 3 * torch.randn(1, 128256, generator=torch.Generator().manual_seed(0))
+    state = SamplerState(SamplingParams(temperature=1.0, top_p=1.0, seed=1), [0], 128256, CPU)
+    kept = truncate(logits, stack([state], 128256, CPU))
+    assert torch.isfinite(kept).all()
+
+
+def test_one_stop_string_is_not_its_letters() -> None:
+    assert SamplingParams(stop="end").stop == ("end",)
 
 
 def test_bias_outside_the_vocabulary() -> None:
