@@ -4,6 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from codecs import getincrementaldecoder
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 
@@ -26,9 +27,11 @@ class Tokenizer(ABC):
     eos_ids: tokens that end a text.
     adds_bos: whether the model was trained on texts that start with `bos_id`.
     leading: how many spaces `decode` drops at the start of a text.
+    path: the file that was read; set by `load_tokenizer` and `find_tokenizer`.
     """
 
     format: ClassVar[str]
+    path: Path
     vocab: int
     bos_id: int | None
     eos_ids: tuple[int, ...]

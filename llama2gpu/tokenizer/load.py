@@ -73,7 +73,9 @@ def _fullest(paths: Sequence[Path], vocab: int | None) -> Tokenizer:
 
 def _read(path: Path, vocab: int | None) -> Tokenizer:
     data = read_file(path)
-    return _reader(data)(path, data, vocab)
+    tokenizer = _reader(data)(path, data, vocab)
+    tokenizer.path = path
+    return tokenizer
 
 
 def _reader(data: bytes) -> Reader:

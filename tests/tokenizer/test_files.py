@@ -131,14 +131,15 @@ def test_missing_and_unreadable(tmp_path: Path, llama2c: Path) -> None:
 
 def test_content_tells_the_format_not_the_name(path: Path, tmp_path: Path) -> None:
     (tmp_path / "anything").write_bytes(path.read_bytes())
-    assert load_tokenizer(tmp_path / "anything").format == load_tokenizer(path).format
+    found = load_tokenizer(str(tmp_path / "anything"))
+    assert (found.format, found.path) == (load_tokenizer(path).format, tmp_path / "anything")
 
 
 def test_find_takes_the_first_that_exists(tmp_path: Path, llama2c: Path, hf_bytes: Path) -> None:
     vocab = load_tokenizer(hf_bytes).vocab
     found = find_tokenizer([tmp_path / "none", hf_bytes, llama2c], vocab=vocab)
-    assert found.format == "Hugging Face"
-    assert find_tokenizer([hf_bytes.parent], vocab=vocab).format == "Hugging Face"
+    assert (found.format, found.path) == ("Hugging Face", hf_bytes)
+    assert find_tokenizer([hf_bytes.parent], vocab=vocab).path == hf_bytes
     with pytest.raises(TokenizerError, match=rf"400 tokens.* {vocab} embedding rows"):
         find_tokenizer([llama2c, hf_bytes], vocab=vocab)
     for candidates in ([], [tmp_path / "none"]):
@@ -156,11 +157,9 @@ def test_a_folder_prefers_sentencepiece_unless_json_has_more(
     library.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer.model").write_bytes(spm.read_bytes())
     tokens = load_tokenizer(spm).vocab
-    formats = {
-        vocab: load_tokenizer(tmp_path, vocab=vocab).format
-        for vocab in (None, tokens, tokens + 1, tokens + 64)
-    }
-    assert list(formats.values()) == ["SentencePiece"] * 2 + ["Hugging Face"] * 2
+    found = [load_tokenizer(tmp_path, vocab=n) for n in (None, tokens, tokens + 1, tokens + 64)]
+    assert [one.format for one in found] == ["SentencePiece"] * 2 + ["Hugging Face"] * 2
+    assert [one.path.name for one in found] == ["tokenizer.model"] * 2 + ["tokenizer.json"] * 2
 
 
 def test_rows_may_pad_some_formats(path: Path, tokenizer: Tokenizer) -> None:
