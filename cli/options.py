@@ -35,7 +35,7 @@ tokenizer = click.option(
 )
 rope_theta = click.option(
     "--rope-theta",
-    type=click.FloatRange(min=1.0),
+    type=click.FloatRange(min=1.0, min_open=True),
     help="Base of the RoPE frequencies, where the checkpoint has none or a wrong one.",
 )
 norm_eps = click.option(

@@ -77,8 +77,8 @@ class Config:
             raise CheckpointError(f"head_dim is {self.head_dim}, but RoPE rotates pairs")
         if not 0.0 < self.norm_eps < 1.0:
             raise CheckpointError(f"norm_eps is {self.norm_eps}, outside 0 to 1")
-        if not 1.0 <= self.rope_theta < float("inf"):
-            raise CheckpointError(f"rope_theta is {self.rope_theta}, but it must be at least 1")
+        if not 1.0 < self.rope_theta < float("inf"):
+            raise CheckpointError(f"rope_theta is {self.rope_theta}, but it must be above 1")
 
     @property
     def q_rows(self) -> int:

@@ -151,6 +151,7 @@ DAMAGED: list[dict[str, Any]] = [
     {"rms_norm_eps": 0},
     {"rope_theta": {}},
     {"rope_theta": 0.5},
+    {"rope_theta": 1.0, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
     {"tie_word_embeddings": "no"},
     {"architectures": "LlamaForCausalLM"},
     {"architectures": [{}]},

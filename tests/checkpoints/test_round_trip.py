@@ -9,6 +9,7 @@ import torch
 
 from llama2gpu.checkpoints import open_checkpoint, tensor_shapes
 from llama2gpu.config import Config
+from llama2gpu.errors import CheckpointError
 from tests.checkpoints.writers import (
     CONFIG,
     Tensors,
@@ -113,5 +114,7 @@ def test_llama2c_starts_and_stops(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(str(path), rope_theta=1e6, norm_eps=1e-6)
     assert (checkpoint.bos_id, checkpoint.stop_ids, checkpoint.default_prompt) == (1, (1, 2), "")
     assert (checkpoint.config.rope_theta, checkpoint.config.norm_eps) == (1e6, 1e-6)
+    with pytest.raises(CheckpointError, match="above 1"):
+        open_checkpoint(path, rope_theta=1.0)
     names = [file.name for file in checkpoint.tokenizer_files]
     assert names == ["tok96.bin", "tokenizer.bin", "tokenizer.model", "tokenizer.json"]
