@@ -10,14 +10,11 @@ from pathlib import Path
 import torch
 
 from llama2gpu.errors import CheckpointError
+from llama2gpu.files import one_line as one_line
+from llama2gpu.files import read_regular
 
 #: Most bytes of any header, JSON or pickled, that a reader takes in; real ones stay below 1 MiB.
 HEADER_LIMIT = 4 << 20
-
-
-def one_line(message: object) -> str:
-    """The text with every run of white space, line breaks included, made a single space."""
-    return " ".join(str(message).split())
 
 
 @contextmanager
@@ -28,7 +25,7 @@ def blamed_on(path: Path, remedy: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except (Exception, RecursionError, MemoryError) as error:
-        detail = one_line(error)[:200] or type(error).__name__
+        detail = one_line(error, 200) or type(error).__name__
         raise CheckpointError(f"{path} can't be read ({detail}): {remedy}") from error
 
 
@@ -69,8 +66,7 @@ def read_start(path: Path, count: int) -> bytes:
     """The first `count` bytes of a regular file, or all of a shorter one."""
     file_size(path)
     try:
-        with path.open("rb") as file:
-            return file.read(count)
+        return read_regular(path, count)
     except OSError as error:
         raise CheckpointError(
             f"{path} can't be read: {error.strerror or error}; check its permissions"

@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
-from llama2gpu.checkpoints.files import list_folder, one_line
+from llama2gpu.checkpoints.files import list_folder
 from llama2gpu.errors import CheckpointError
+from llama2gpu.files import one_line
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _SMALL = ["config.json", "generation_config.json", "tokenizer*", "chat_template*", "params.json"]
@@ -47,6 +48,6 @@ def _download(name: str, patterns: list[str]) -> Path:
         ) from error
     except Exception as error:
         raise CheckpointError(
-            f"no file or folder {name}, and the Hub can't give it ({one_line(error)[:160]}): "
+            f"no file or folder {name}, and the Hub can't give it ({one_line(error, 160)}): "
             "check the network, or download it elsewhere and give its folder"
         ) from error

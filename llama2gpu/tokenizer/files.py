@@ -1,11 +1,14 @@
 """Reading a tokenizer's file, and holding it against its checkpoint."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from llama2gpu.errors import TokenizerError
+from llama2gpu.files import one_line, read_regular
 
 #: Far above any published tokenizer; what a damaged or mistaken file may cost in memory.
 MAX_BYTES = 64 << 20
@@ -20,13 +23,14 @@ REMEDY = "give the right one with --tokenizer PATH"
 def read_file(path: Path) -> bytes:
     """All bytes of a tokenizer file.
 
-    Raises `TokenizerError` where it can't be read, is empty, or is far too large.
+    Raises `TokenizerError` where it can't be read, is no regular file, is empty or far too large.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_regular(path, MAX_BYTES + 1)
     except OSError as error:
-        raise TokenizerError(f"can't read the tokenizer {path}: {error.strerror}") from None
+        raise TokenizerError(
+            f"can't read the tokenizer {path}: {error.strerror}; {REMEDY}"
+        ) from None
     if not data:
         raise TokenizerError(f"the tokenizer {path} is empty; {REMEDY}")
     if len(data) > MAX_BYTES:
@@ -36,10 +40,33 @@ def read_file(path: Path) -> bytes:
     return data
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is no file.
+
+    Raises `TokenizerError` where it is anything else.
+    """
+    if not exists(path):
+        return {}
+    try:
+        content = json.loads(read_file(path))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"no JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise damaged(path, "no JSON object")
+    return content
+
+
+def exists(path: Path) -> bool:
+    """Whether something lies there, or may: where that can't be told, reading it says why."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
+
+
 def damaged(path: Path, what: str) -> TokenizerError:
     """The error of a file whose content can't be a tokenizer's; `what` is shortened to a line."""
-    line = " ".join(what.split())
-    short = line if len(line) <= 200 else f"{line[:197]}..."
+    short = one_line(what, 200)
     return TokenizerError(f"the tokenizer {path} is damaged or of another kind: {short}; {REMEDY}")
 
 

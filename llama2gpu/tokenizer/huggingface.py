@@ -7,6 +7,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from llama2gpu.errors import Llama2GPUError, RequestError
+from llama2gpu.files import one_line
 from llama2gpu.tokenizer.base import NO_TOKEN, Token, Tokenizer
 from llama2gpu.tokenizer.files import check_vocab, damaged, quiet
 from llama2gpu.tokenizer.huggingface_decoder import TokenBytes
@@ -100,4 +101,4 @@ def _failures(error: Callable[[str], Llama2GPUError]) -> Iterator[None]:
     except BaseException as failure:
         if not isinstance(failure, Exception) and type(failure).__name__ != "PanicException":
             raise
-        raise error(str(failure)) from None
+        raise error(one_line(failure, 200)) from None

@@ -1,11 +1,10 @@
 """The files beside tokenizer.json that tell which tokens start and end a text."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llama2gpu.tokenizer.files import damaged, read_file
+from llama2gpu.tokenizer.files import read_object
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
@@ -24,9 +23,12 @@ class Companions:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._tokenizer = _read(folder / "tokenizer_config.json")
-        self._by_name = (self._tokenizer, _read(folder / "special_tokens_map.json"))
-        self._by_id = (_read(folder / "generation_config.json"), _read(folder / "config.json"))
+        self._tokenizer = read_object(folder / "tokenizer_config.json")
+        self._by_name = (self._tokenizer, read_object(folder / "special_tokens_map.json"))
+        self._by_id = (
+            read_object(folder / "generation_config.json"),
+            read_object(folder / "config.json"),
+        )
 
     def ids(
         self, role: Literal["bos", "eos"], library: "Library", default: Sequence[int] = ()
@@ -58,15 +60,3 @@ def _content(token: object) -> str | None:
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) and token.isprintable() else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(read_file(path))
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, f"no JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise damaged(path, "no JSON object")
-    return content

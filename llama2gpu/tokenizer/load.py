@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llama2gpu.errors import TokenizerError
 from llama2gpu.tokenizer.base import Tokenizer
-from llama2gpu.tokenizer.files import REMEDY, read_file
+from llama2gpu.tokenizer.files import REMEDY, exists, read_file
 from llama2gpu.tokenizer.huggingface import read_huggingface
 from llama2gpu.tokenizer.llama2c import read_llama2c
 from llama2gpu.tokenizer.sentencepiece import read_sentencepiece
@@ -29,7 +29,7 @@ def load_tokenizer(path: str | Path, *, vocab: int | None = None) -> Tokenizer:
     path = Path(path)
     if not path.is_dir():
         return _read(path, vocab)
-    found = [path / name for name in NAMES if _exists(path / name)]
+    found = [path / name for name in NAMES if exists(path / name)]
     if not found:
         raise TokenizerError(f"no tokenizer in {path} ({', '.join(NAMES)}); {REMEDY}")
     return _fullest(found, vocab)
@@ -40,7 +40,7 @@ def find_tokenizer(candidates: Sequence[Path], *, vocab: int) -> Tokenizer:
 
     Raises `TokenizerError` where none exists.
     """
-    found = [path for path in candidates if _exists(path)]
+    found = [path for path in candidates if exists(path)]
     if not found:
         looked = ", ".join(map(str, candidates))
         where = f" (looked for {looked})" if looked else ""
@@ -48,13 +48,6 @@ def find_tokenizer(candidates: Sequence[Path], *, vocab: int) -> Tokenizer:
     if found[0].is_dir():
         return load_tokenizer(found[0], vocab=vocab)
     return _fullest([path for path in found if path.parent == found[0].parent], vocab)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return True  # reading it then says what is wrong
 
 
 def _fullest(paths: Sequence[Path], vocab: int | None) -> Tokenizer:

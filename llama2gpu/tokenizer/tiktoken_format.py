@@ -5,13 +5,13 @@ others are merged from bytes by lowest rank, as tiktoken does.
 Source: Meta's llama3 and llama-models, tokenizer.py.
 """
 
-import json
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from llama2gpu.errors import TokenizerError
 from llama2gpu.tokenizer.base import Token, Tokenizer
-from llama2gpu.tokenizer.files import MAX_TOKENS, check_vocab, damaged
+from llama2gpu.tokenizer.files import MAX_TOKENS, check_vocab, damaged, read_object
 from llama2gpu.tokenizer.merge import merge
 
 _WORDS = (
@@ -109,7 +109,7 @@ def _control_names(known: Sequence[str]) -> list[str]:
 def _is_llama_3_0(path: Path) -> bool:
     """Whether params.json beside the file tells of the first Llama 3: 3.1 began to scale RoPE."""
     try:
-        params = json.loads((path.parent / "params.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        params = read_object(path.parent / "params.json")
+    except TokenizerError:
         return False
-    return isinstance(params, dict) and not params.get("use_scaled_rope", False)
+    return bool(params) and not params.get("use_scaled_rope", False)

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from llama2gpu.checkpoints import open_checkpoint
-from llama2gpu.errors import CheckpointError
+from llama2gpu.errors import CheckpointError, UnsupportedModelError
 from tests.checkpoints.hostile import TOUCHED, make
 from tests.checkpoints.writers import CONFIG, random_tensors, write_huggingface, write_llama2c
 
@@ -134,6 +136,19 @@ def test_line_break_in_a_file_name(tmp_path: Path) -> None:
     path = tmp_path / "a\nb.bin"
     path.write_bytes(b"x" * 100)
     refuse(path, "a b.bin")
+
+
+def test_names_of_tensors_are_cut_and_escaped(tmp_path: Path) -> None:
+    tensors = {"\x1b[31m" + "x" * 300_000: torch.zeros(1)}
+    write_huggingface(tmp_path, CONFIG, random_tensors(CONFIG))
+    whole = load_file(tmp_path / "model.safetensors")
+    save_file(whole | tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UnsupportedModelError, match=r"adapters merged$") as error:
+        open_checkpoint(tmp_path)
+    message = str(error.value)
+    assert "holds the tensor \\x1b[31mxxx" in message
+    assert message.isprintable()
+    assert len(message) == 1000
 
 
 def test_empty_folder(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Finding tokenizers, damaged files, and fit to a checkpoint."""
 
+import os
 import random
 import struct
 import subprocess
@@ -125,8 +126,31 @@ def test_missing_and_unreadable(tmp_path: Path, llama2c: Path) -> None:
     with pytest.raises(TokenizerError, match="no tokenizer in"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.model").mkdir()
-    with pytest.raises(TokenizerError, match="Is a directory"):
+    with pytest.raises(TokenizerError, match="not a regular file"):
         load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "config.json", "tokenizer_config.json"])
+def test_pipes_are_not_waited_on(tmp_path: Path, hf_bytes: Path, name: str) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(hf_bytes.read_bytes())
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(TokenizerError, match=rf"{name}: not a regular file.*--tokenizer PATH"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_params_are_read_with_care(tmp_path: Path, tiktoken: Path, large: bool) -> None:
+    tokenizer, params = tmp_path / "tokenizer.model", tmp_path / "params.json"
+    tokenizer.write_bytes(tiktoken.read_bytes())
+    params.write_text('{"dim": 8}')
+    assert "<|eom_id|>" not in load_tokenizer(tokenizer)._controls()
+    params.unlink()
+    if large:
+        params.write_text('{"dim": 8}')
+        os.truncate(params, 1 << 40)
+    else:
+        os.mkfifo(params)
+    assert "<|eom_id|>" in load_tokenizer(tokenizer)._controls()
 
 
 def test_content_tells_the_format_not_the_name(path: Path, tmp_path: Path) -> None:
