@@ -61,8 +61,8 @@ def describe_tokenizer(checkpoint: "Checkpoint") -> dict[str, Any]:
     except TokenizerError as error:
         return {"error": str(error)}
     return {
+        "path": str(found.path),
         "format": found.format,
-        "files": [str(path) for path in checkpoint.tokenizer_files if path.exists()],
         "vocab": found.vocab,
         "bos_id": found.bos_id,
         "eos_ids": list(found.eos_ids),

@@ -35,7 +35,7 @@ def test_json_holds_the_facts(model: Path, tokenizer: Path) -> None:
     assert found["parameters"] == TINY.parameters
     assert (found["tensor_count"], found["tensor_bytes"]) == (len(SHAPES), 4 * TINY.parameters)
     assert found["stop_ids"] == [1, 2]
-    assert found["tokenizer"]["files"] == [str(tokenizer)]
+    assert found["tokenizer"]["path"] == str(tokenizer)
     assert found["tokenizer"]["vocab"] == TINY.vocab
     assert "tensors" not in found
 
@@ -61,6 +61,14 @@ def test_table_of_tensors_is_aligned(model: Path) -> None:
     assert [row.split()[0] for row in rows] == ["tensor", *SHAPES]
     assert len({len(row) for row in rows}) == 1
     assert rows[3].split() == ["layers.0.wq", "8", "x", "8", "float32", "256"]
+
+
+def test_chosen_tokenizer_is_shown(model: Path, tokenizer: Path) -> None:
+    chosen = tokenizer.rename(model.with_name("tok264.bin"))
+    tokenizer.write_bytes(b"damaged, but not the one that serves")
+    found = facts(model)["tokenizer"]
+    assert found["path"] in inspect(model).stdout
+    assert found["path"] == str(chosen)
 
 
 def test_missing_tokenizer_is_a_fact(model: Path) -> None:
