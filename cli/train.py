@@ -1,5 +1,6 @@
 """`llama2gpu train`: a small Llama from text files."""
 
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -48,6 +49,13 @@ def counts(function: Any) -> Any:
     return function
 
 
+def finite(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+    """The number, which must not be infinite, nor NaN, which every range lets through."""
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
 @click.command()
 @click.argument(
     "texts", metavar="TEXT...", nargs=-1, required=True, type=click.Path(path_type=Path)
@@ -81,6 +89,7 @@ def counts(function: Any) -> Any:
 @click.option(
     "--lr",
     type=click.FloatRange(0, min_open=True),
+    callback=finite,
     default=2e-3,
     show_default=True,
     help="Highest learning rate.",
@@ -93,6 +102,7 @@ def counts(function: Any) -> Any:
 @click.option(
     "--held-out",
     type=click.FloatRange(0, 0.5),
+    callback=finite,
     default=0.01,
     show_default=True,
     help="Share of the text that is never trained on.",

@@ -85,14 +85,16 @@ def _tokenizer_config(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
     def name(id: int | None) -> str | None:
         return None if id is None else tokenizer.token(id).text.decode(errors="replace")
 
+    of_llama = tokenizer.format == "SentencePiece"
+    unknown = of_llama or any(tokenizer.token(n).text == b"<unk>" for n in range(tokenizer.vocab))
     return {
-        "tokenizer_class": "LlamaTokenizer",
+        "tokenizer_class": "LlamaTokenizer" if of_llama else "PreTrainedTokenizerFast",
         "bos_token": name(tokenizer.bos_id),
         "eos_token": name(next(iter(tokenizer.eos_ids), None)),
-        "unk_token": "<unk>",
-        "add_bos_token": True,
+        **({"unk_token": "<unk>"} if unknown else {}),
+        "add_bos_token": tokenizer.adds_bos,
         "add_eos_token": False,
-        "legacy": False,
+        **({"legacy": False} if of_llama else {}),
         "clean_up_tokenization_spaces": False,
         "model_max_length": config.context,
     }

@@ -92,12 +92,15 @@ class Trainer:
 
     @torch.no_grad()
     def held_out(self) -> float:
-        """The mean loss over the held-out windows."""
+        """The mean loss over the held-out windows; raises `RequestError` where it is no number."""
         losses, counts = [], []
         for windows in self.corpus.held_out_batches(self.settings.batch, HELD_OUT_WINDOWS):
             losses.append(self._loss(windows).item())
             counts.append(len(windows))
-        return math.fsum(map(float.__mul__, losses, map(float, counts))) / sum(counts)
+        loss = math.fsum(map(float.__mul__, losses, map(float, counts))) / sum(counts)
+        if not math.isfinite(loss):
+            raise RequestError(f"the held-out loss is {loss}: start again with a lower --lr")
+        return loss
 
     def step(self, step: int) -> float:
         """Trains on the batches of one step, the first being 1, and returns their mean loss."""

@@ -1,7 +1,9 @@
 """The record of a training: metrics.jsonl, a line a step."""
 
 import json
-from contextlib import suppress
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
@@ -19,18 +21,26 @@ class Metrics:
     def __init__(self, folder: Path, done: int) -> None:
         self.path = folder / NAME
         kept = [line for record, line in _lines(self.path) if record.step <= done]
-        write_whole(self.path, "".join(kept).encode())
+        write_whole(self.path, b"".join(kept))
         self._file: TextIO = self.path.open("a", encoding="utf-8")
 
     def add(self, record: Record) -> None:
         """Writes one step at once; raises `RequestError` where there is no space."""
-        try:
+        with self._told():
             self._file.write(json.dumps(asdict(record)) + "\n")
             self._file.flush()
+
+    def sync(self) -> None:
+        """What was added outlives a loss of power; raises `RequestError` where it can't."""
+        with self._told():
+            os.fsync(self._file.fileno())
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            raise RequestError(
-                f"can't write {self.path}: {error.strerror}; make room, then --resume"
-            ) from error
+            raise RequestError(f"can't write {self.path}: {error.strerror}; make room") from error
 
     def close(self) -> None:
         """Closes the file."""
@@ -43,13 +53,24 @@ def read_metrics(folder: Path) -> list[Record]:
     return [record for record, _ in _lines(folder / NAME)]
 
 
-def _lines(path: Path) -> list[tuple[Record, str]]:
+def _lines(path: Path) -> list[tuple[Record, bytes]]:
     if not path.exists():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in path.read_bytes().splitlines(keepends=True):
         try:
-            found.append((Record(**json.loads(line)), line))
-        except (ValueError, TypeError):
+            found.append((_record(line), line))
+        except (ValueError, TypeError, RecursionError):
             break
     return found
+
+
+def _record(line: bytes) -> Record:
+    record = Record(**json.loads(line))
+    numbers = [record.loss, record.lr, record.tokens_per_second]
+    if record.held_out is not None:
+        numbers.append(record.held_out)
+    whole = line.endswith(b"\n") and type(record.step) is int
+    if not (whole and all(type(n) in (int, float) for n in numbers)):
+        raise ValueError("no step")
+    return record

@@ -95,7 +95,7 @@ class Layer(nn.Module):
             for w in (self.wq, self.wk, self.wv)
         )
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        k, v = (t.repeat_interleave(group, 1) for t in (k, v.to(k.dtype)))
+        k, v = (t.repeat_interleave(group, 1) for t in (k, v))
         out: torch.Tensor = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return out.transpose(1, 2).flatten(2)
 

@@ -27,6 +27,11 @@ def train_tokenizer(documents: Iterable[str], vocab: int) -> tuple[bytes, int]:
                 f"the text has too many characters for a tokenizer of {vocab} tokens: "
                 f"give --vocab {int(needed[1]) + 1} or more"
             ) from None
+        if "sentences_.empty()" in str(error):
+            raise RequestError(
+                "every line has the character ▅ (U+2585), which SentencePiece reserves: "
+                "replace it in the text, or give --tokenizer PATH"
+            ) from None
         found = re.search(r"value <= (\d+)", str(error))
         most = int(found[1]) if found else 0
     if not FIXED < most < vocab:

@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from llama2gpu.checkpoints import Checkpoint
 from llama2gpu.errors import TokenizerError
-from llama2gpu.tokenizer import Tokenizer, load_tokenizer
-from llama2gpu.tokenizer.load import NAMES
+from llama2gpu.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 from llama2gpu.tokenizer.sentencepiece import read_sentencepiece
 from llama2gpu.training.spm import train_tokenizer
 
@@ -27,22 +26,22 @@ class Words(NamedTuple):
     data: bytes
 
 
-def given_words(candidates: Sequence[Path], base: Checkpoint | None) -> Words:
-    """The first tokenizer at these paths, files or folders, which must fit `base`."""
-    found = [path for path in candidates if path.exists()]
-    if not found:
-        raise TokenizerError(f"no tokenizer at {', '.join(map(str, candidates))}: give its path")
-    path = found[0]
-    if path.is_dir():
-        return given_words([path / name for name in NAMES], base)
-    tokenizer = load_tokenizer(path, vocab=None if base is None else base.config.vocab)
+def given_words(given: Path | None, base: Checkpoint | None) -> Words:
+    """The tokenizer in a file or folder, or else the one that `base` runs with; it fits `base`."""
+    vocab = None if base is None else base.config.vocab
+    if given is not None:
+        tokenizer = load_tokenizer(given, vocab=vocab)
+    elif base is not None:
+        tokenizer = find_tokenizer(base.tokenizer_files, vocab=base.config.vocab)
+    else:
+        raise TokenizerError("no tokenizer and no checkpoint: give --tokenizer PATH")
     name = _FILES.get(tokenizer.format)
     if name is None:
         raise TokenizerError(
-            f"{path} is a {tokenizer.format} tokenizer, which no Hugging Face folder holds: "
-            "give a tokenizer.model or tokenizer.json"
+            f"{tokenizer.path} is a {tokenizer.format} tokenizer, which no Hugging Face folder "
+            "holds: give a tokenizer.model or tokenizer.json"
         )
-    return Words(tokenizer, name, path.read_bytes())
+    return Words(tokenizer, name, tokenizer.path.read_bytes())
 
 
 def trained_words(documents: Sequence[str], vocab: int, tell: Callable[[str], None]) -> Words:

@@ -2,15 +2,18 @@
 
 import errno
 import io
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from llama2gpu.cli.main import program
 from llama2gpu.errors import RequestError
 from llama2gpu.training import files
+from llama2gpu.training.loop import Trainer
 from tests.training.conftest import Train
 
 
@@ -69,6 +72,33 @@ def test_smaller_than_a_window(train: Train, tmp_path: Path) -> None:
 )
 def test_bad_option(train: Train, more: str, told: str) -> None:
     refused(train(more), told)
+
+
+@pytest.mark.parametrize("more", ["--lr nan", "--lr inf", "--held-out nan"])
+def test_not_a_number(train: Train, more: str) -> None:
+    result = train(more)
+    assert result.exit_code == 2
+    assert "is not a finite number" in result.stderr
+
+
+def test_held_out_loss_is_a_number(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "step", lambda self, step: ruin(self))
+    refused(train("--steps 1"), "held-out loss is nan", "lower --lr")
+    assert not (tmp_path / "out").exists()
+
+
+def ruin(trainer: Trainer) -> float:
+    with torch.no_grad():
+        trainer.net.norm.fill_(math.nan)
+    return 1.0
+
+
+def test_reserved_character(train: Train, tmp_path: Path) -> None:
+    path = tmp_path / "bars.txt"
+    path.write_text("one ▅ more line\n" * 100)
+    refused(train(source=path), "U+2585", "--tokenizer")
 
 
 def test_small_vocabulary_is_told(train: Train, tmp_path: Path) -> None:
