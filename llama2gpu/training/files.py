@@ -137,7 +137,7 @@ def _is_ours(folder: Path) -> bool:
 
 def _check_place(out: Path) -> None:
     """Raises `RequestError` where no folder can be made, or the one there can't be renamed."""
-    if not out.name or out.is_mount():
+    if not out.name or os.path.ismount(out):
         raise RequestError(f"{out} can't be replaced: give a folder in it")
     if Path.cwd().is_relative_to(out):
         raise RequestError(f"{out} holds the current folder: change to another, or give another")

@@ -77,7 +77,7 @@ def test_places_that_hold_no_folder(
     with monkeypatch.context() as patched:
         patched.setattr(os, "access", lambda path, mode: path != tmp_path)
         refused(train(), f"can't write in {tmp_path}")
-    monkeypatch.setattr(Path, "is_mount", lambda self: True)
+    monkeypatch.setattr("os.path.ismount", lambda path: True)
     refused(train(), "can't be replaced", "give a folder in it")
 
 

@@ -1,6 +1,7 @@
 """The command as a whole: what it writes loads here and in transformers, alike."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 import llama2gpu
 from llama2gpu.checkpoints import open_checkpoint, tensor_shapes
+from llama2gpu.tokenizer import load_tokenizer
 from llama2gpu.training.metrics import read_metrics
 from llama2gpu.training.net import Net
 from tests.checkpoints.writers import CONFIG, random_tensors, write_huggingface
@@ -115,3 +117,68 @@ def test_init_from_goes_on(train: Train, text: Path, tmp_path: Path) -> None:
     assert after == pytest.approx(before, abs=0.05)
     names = [folder / "tokenizer.model" for folder in (base, tmp_path / "tuned")]
     assert names[0].read_bytes() == names[1].read_bytes()
+
+
+def byte_level(path: Path, bos: bool) -> Path:
+    """A tokenizer.json of byte-level BPE, as GPT-2's, or with the template of Llama 3's."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.train_from_iterator(
+        ["Tom saw a red kite."],
+        trainers.BpeTrainer(
+            vocab_size=270,
+            special_tokens=["<|begin_of_text|>", "<|end_of_text|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    if bos:
+        made.post_processor = processors.TemplateProcessing(
+            single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 0)]
+        )
+    made.save(str(path))
+    return path
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_given_tokenizer_json(train: Train, tmp_path: Path, bos: bool) -> None:
+    from transformers import AutoTokenizer
+
+    given = byte_level(tmp_path / "tokenizer.json", bos)
+    result = train(f"--tokenizer {given}")
+    assert result.exit_code == 0, result.output
+    out = tmp_path / "out"
+    saved = json.loads((out / "tokenizer_config.json").read_text())
+    assert saved["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert saved["add_bos_token"] is bos
+    assert "unk_token" not in saved
+    theirs: Any = AutoTokenizer.from_pretrained(out)
+    ours = load_tokenizer(out)
+    assert len(theirs) == ours.vocab
+    for prompt in PROMPTS:
+        assert theirs(prompt)["input_ids"] == load_tokenizer(given).encode(prompt)
+        assert theirs(prompt)["input_ids"] == ours.encode(prompt)
+
+
+def test_init_from_takes_the_tokenizer_that_runs(text: Path, train: Train, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from tests.training.test_bad_input import run_train
+
+    train()
+    base = tmp_path / "out"
+    words: Any = AutoTokenizer.from_pretrained(base)
+    words.add_tokens([f"<extra{n}>" for n in range(4)])
+    words.save_pretrained(tmp_path / "words")
+    (base / "tokenizer.json").write_bytes((tmp_path / "words" / "tokenizer.json").read_bytes())
+    config = replace(CONFIG, vocab=324)
+    write_huggingface(base, config, random_tensors(config))
+    shape = "--context 32 --batch 4 --threads 1 --steps 1 --device cpu"
+    result = run_train(text, tmp_path / "tuned", f"{shape} --init-from {base}")
+    assert result.exit_code == 0, result.output
+    assert llama2gpu.load(base, device="cpu").tokenizer.vocab == 324
+    assert load_tokenizer(tmp_path / "tuned").vocab == 324
+    assert not (tmp_path / "tuned" / "tokenizer.model").exists()
