@@ -6,11 +6,12 @@ from stat import S_ISDIR
 
 from llama2gpu.checkpoints import hub
 from llama2gpu.checkpoints.base import Checkpoint
-from llama2gpu.checkpoints.files import list_folder, one_line, read_start, status
+from llama2gpu.checkpoints.files import list_folder, read_start, status
 from llama2gpu.checkpoints.huggingface import open_huggingface
 from llama2gpu.checkpoints.llama2c import open_llama2c
 from llama2gpu.checkpoints.meta import open_meta
 from llama2gpu.errors import CheckpointError, UnsupportedModelError
+from llama2gpu.files import one_line
 
 _OTHERS = {
     b"GGUF": "GGUF",

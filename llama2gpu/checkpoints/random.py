@@ -3,6 +3,7 @@
 import math
 import zlib
 from collections.abc import Iterator
+from mmap import mmap
 from pathlib import Path
 
 import torch
@@ -42,7 +43,10 @@ class RandomCheckpoint(Checkpoint):
         shape = self._shapes[name]
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
         mean = 1.0 if len(shape) == 1 else 0.0
-        return torch.empty(shape, dtype=self.dtype).normal_(mean, 0.02, generator=generator)
+        # a map of its own, like a file's: short-lived tensors on the heap would leave holes there
+        space = mmap(-1, math.prod(shape) * self.dtype.itemsize)
+        tensor = torch.frombuffer(space, dtype=self.dtype).view(shape)
+        return tensor.normal_(mean, 0.02, generator=generator)
 
 
 def random_checkpoint(config: Config, dtype: torch.dtype, seed: int = 0) -> RandomCheckpoint:

@@ -136,7 +136,8 @@ def machine(device: torch.device) -> dict[str, str]:
 
 def _round(engine: Engine, dtype: torch.dtype, prompt: int, tokens: int, seed: int) -> Round:
     device = engine.device
-    read, flops = read_bandwidth(device, repeats=3), matmul_peak(device, dtype, repeats=3)
+    read = read_bandwidth(_blocks(engine), repeats=3)
+    flops = matmul_peak(device, dtype, repeats=3)
     stats = answer(engine, prompt, tokens, seed)
     return Round(
         prefill_rate=stats.prefill_tokens / stats.prefill_seconds,
@@ -144,6 +145,15 @@ def _round(engine: Engine, dtype: torch.dtype, prompt: int, tokens: int, seed: i
         read_peak=read,
         matmul_peak=flops,
     )
+
+
+def _blocks(engine: Engine) -> list[torch.Tensor]:
+    """The memory that a decoded token reads, or as much other memory where it is not torch's."""
+    w = engine.model.weights
+    matrices = [m for layer in w.layers for m in (layer.w_qkv, layer.w_o, layer.w_13, layer.w_2)]
+    if all(isinstance(m, torch.Tensor) for m in (*matrices, w.output)):
+        return [*matrices, w.output]
+    return [torch.ones(1 << 27, dtype=torch.int64, device=engine.device)]
 
 
 def _matrix_parameters(config: Config) -> int:

@@ -1,15 +1,23 @@
 """What the device at hand can do at best, measured: reading memory, and multiplying matrices."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 
-def read_bandwidth(device: torch.device, nbytes: int = 1 << 30, repeats: int = 5) -> float:
-    """Bytes a second of the fastest of several sums over `nbytes` (far more than any cache)."""
-    data = torch.ones(nbytes // 4, dtype=torch.float32, device=device)
-    return nbytes / fastest(lambda: data.sum(), device, repeats)
+def read_bandwidth(blocks: Sequence[torch.Tensor], repeats: int = 5) -> float:
+    """Bytes a second of the fastest of several sums over all blocks, in turn.
+
+    Blocks should be far larger than any cache together, and what is compared should read the same
+    ones: pages of one machine can differ twofold (other NUMA nodes, other tenants).
+    """
+    words = [
+        block.view(torch.int64) for block in blocks if block.shape[-1] * block.itemsize % 8 == 0
+    ]
+    nbytes = sum(block.nbytes for block in words)
+    seconds = fastest(lambda: [block.sum() for block in words], words[0].device, repeats)
+    return nbytes / seconds
 
 
 def matmul_peak(

@@ -14,7 +14,7 @@ TINY = Config(dim=64, hidden=128, layers=2, heads=4, kv_heads=2, head_dim=16, vo
 
 def test_measure_decode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(shapes.SHAPES, "tiny", TINY)
-    monkeypatch.setattr(decode, "read_bandwidth", lambda device, repeats: 4e9)
+    monkeypatch.setattr(decode, "read_bandwidth", lambda blocks, repeats: 4e9)
     monkeypatch.setattr(decode, "matmul_peak", lambda device, dtype, repeats: 2e12)
     found = decode.measure_decode("tiny", device="cpu", prompt=8, tokens=4, repeats=3)
     assert len(found.rounds) == 3
@@ -25,6 +25,20 @@ def test_measure_decode(monkeypatch: pytest.MonkeyPatch) -> None:
     middle = sorted(r.decode_rate for r in found.rounds)[1]
     assert found.read_share == pytest.approx(middle * found.weight_bytes / 4e9)
     assert found.machine["torch"] == torch.__version__
+
+
+def test_the_read_peak_is_of_the_weights_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setitem(shapes.SHAPES, "tiny", TINY)
+    monkeypatch.setattr(decode, "matmul_peak", lambda device, dtype, repeats: 2e12)
+
+    def peak(blocks: list[torch.Tensor], repeats: int) -> float:
+        seen.append(sum(block.nbytes for block in blocks))
+        return 4e9
+
+    monkeypatch.setattr(decode, "read_bandwidth", peak)
+    found = decode.measure_decode("tiny", device="cpu", prompt=2, tokens=2, repeats=1)
+    assert seen == [found.weight_bytes]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
