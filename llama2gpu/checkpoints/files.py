@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 
 from llama2gpu.errors import CheckpointError
-from llama2gpu.files import one_line
-from llama2gpu.files import read_regular
+from llama2gpu.files import one_line, read_regular
 
 #: Most bytes of any header, JSON or pickled, that a reader takes in; real ones stay below 1 MiB.
 HEADER_LIMIT = 4 << 20
