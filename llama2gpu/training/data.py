@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +15,20 @@ from llama2gpu.tokenizer import Tokenizer
 SEPARATOR = "<|endoftext|>"
 
 Tokens = np.ndarray[tuple[int], np.dtype[np.integer]]
+Places = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Tokens to train on and tokens held out, each document BOS … EOS; `context` a window."""
+    """Tokens to train on and tokens held out, each document BOS … EOS; `context` a window.
+
+    begins: where the documents to train on begin; one document where not given.
+    """
 
     train: Tokens
     held_out: Tokens
     context: int
+    begins: Places = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
 
     @property
     def fingerprint(self) -> str:
@@ -33,9 +38,16 @@ class Corpus:
         return digest.hexdigest()
 
     def batch(self, seed: int, index: int, size: int) -> torch.Tensor:
-        """`size` random windows, int64 `[size, context + 1]`; the same for the same arguments."""
+        """`size` random windows, int64 `[size, context + 1]`; the same for the same arguments.
+
+        A window begins where its document does, so that whatever the text refers back to is in it;
+        in a document that is longer than a window, anywhere.
+        """
         random = np.random.default_rng((seed, index))
-        starts = random.integers(len(self.train) - self.context, size=size)
+        places = random.integers(len(self.train) - self.context, size=size)
+        owner = np.searchsorted(self.begins, places, side="right") - 1
+        lengths = np.diff(self.begins, append=len(self.train))
+        starts = np.where(lengths[owner] > self.context, places, self.begins[owner])
         windows = starts[:, None] + np.arange(self.context + 1)
         return torch.from_numpy(self.train[windows].astype(np.int64))
 
@@ -103,8 +115,10 @@ def encode_corpus(
             f"the text has {len(stream)} tokens, but a context of {context} needs at least "
             f"{2 * (context + 1)}: give more text, or a smaller --context"
         )
-    cut = _cut([len(part) for part in parts], context + 1, held_out)
-    return Corpus(stream[:cut], stream[cut:], context)
+    lengths = [len(part) for part in parts]
+    cut = _cut(lengths, context + 1, held_out)
+    begins = np.cumsum([0, *lengths[:-1]])
+    return Corpus(stream[:cut], stream[cut:], context, begins[begins < cut])
 
 
 def _ids(document: str, tokenizer: Tokenizer) -> list[int]:

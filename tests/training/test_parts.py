@@ -86,6 +86,16 @@ def test_batches_depend_on_seed_and_index_alone() -> None:
     assert seen == set(range(34))
 
 
+def test_windows_begin_where_their_documents_do() -> None:
+    lengths = [5, 8, 40, 6, 30]
+    begins = np.cumsum([0, *lengths[:-1]])
+    corpus = Corpus(np.arange(sum(lengths)), np.arange(20), 10, begins)
+    starts = set(torch.cat([corpus.batch(0, n, 64) for n in range(20)])[:, 0].tolist())
+    short = {0, 5, 53}
+    long = set(range(13, 53)) | set(range(59, 89 - 10))
+    assert starts == short | long
+
+
 def test_held_out_windows_lie_side_by_side() -> None:
     corpus = Corpus(np.arange(9), np.arange(100), 10)
     windows = torch.cat(list(corpus.held_out_batches(4, 100)))
