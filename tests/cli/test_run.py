@@ -20,8 +20,9 @@ def run(*words: object) -> Result:
 
 @pytest.fixture
 def tiny(model: Path, tokenizer: Path) -> list[str]:
-    """`run` on a tiny model of zeros: every logit is 0, so it writes token 0 forever."""
-    return ["run", "--model", str(model), "--tokenizer", str(tokenizer), "--device", "cpu"]
+    """`run` on a tiny model of zeros: every logit is 0, so greedily it writes token 0 forever."""
+    words = ["run", "--model", str(model), "--tokenizer", str(tokenizer), "--device", "cpu"]
+    return [*words, "-t", "0"]
 
 
 @pytest.mark.parametrize(
