@@ -1,6 +1,5 @@
 """A tiny llama2.c checkpoint with its tokenizer, written byte by byte."""
 
-import os
 import struct
 from pathlib import Path
 
@@ -33,12 +32,3 @@ def model(tmp_path: Path) -> Path:
     path = tmp_path / "model.bin"
     path.write_bytes(header + bytes(4 * (PARAMETERS + rope_tables)))
     return path
-
-
-@pytest.fixture
-def stories() -> Path:
-    """The folder of the published stories260K."""
-    root = os.environ.get("LLAMA2GPU_TEST_MODELS")
-    if not root or not (Path(root) / "stories260K" / "stories260K.bin").is_file():
-        pytest.skip("LLAMA2GPU_TEST_MODELS names no folder that holds stories260K")
-    return Path(root) / "stories260K"
