@@ -41,11 +41,6 @@ class KVCache:
         """Pages that no sequence holds."""
         return len(self._free)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole cache."""
-        return self.k.nbytes + self.v.nbytes
-
     def pages_for(self, tokens: int) -> int:
         """Pages that hold so many tokens."""
         return -(-tokens // self.page)

@@ -152,10 +152,10 @@ class Engine:
         self, spans: dict[Sequence, Span], ready: Seq[Sequence]
     ) -> tuple[torch.Tensor, Batch, torch.Tensor]:
         tokens = [t for s, span in spans.items() for t in s.tokens[span.start :][: span.count]]
-        rows, end = [], 0
+        rows, end, chosen = [], 0, set(ready)
         for s, span in spans.items():
             end += span.count
-            if s in ready:
+            if s in chosen:
                 rows.append(end - 1)
         batch = build_batch(list(spans.values()), self.cache.page, self.device)
         return self._tensor(tokens), batch, self._tensor(rows)

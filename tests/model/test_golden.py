@@ -49,6 +49,7 @@ def test_prompted_in_any_way(stories: Path, backend: str, how: dict[str, object]
     answer = opened(stories, backend, **how).generate(
         GREEDY[:cut].rstrip(), temperature=0, max_tokens=60
     )
+    assert len(answer.tokens) == 60
     assert GREEDY[cut - 1 :].startswith(answer.text[: len(GREEDY) - cut])
 
 
@@ -79,9 +80,11 @@ def test_c_steps_count_the_prompt(stories: Path) -> None:
 @pytest.mark.parametrize("ops", [{"attention": "numpy"}, {"linear": "numpy"}, {"gate_up": "numpy"}])
 def test_borrowed_ops(stories: Path, ops: dict[str, str]) -> None:
     answer = opened(stories, "torch", ops=ops).generate("", temperature=0, max_tokens=60)
+    assert len(answer.tokens) == 60
     assert GREEDY.startswith(answer.text)
 
 
 def test_bfloat16_stays_close(stories: Path) -> None:
     answer = opened(stories, "torch", dtype="bf16").generate("", temperature=0, max_tokens=12)
+    assert len(answer.tokens) == 12
     assert GREEDY.startswith(answer.text)
