@@ -2,13 +2,12 @@
 
 from llama2gpu.checkpoints.base import Checkpoint, TensorInfo, tensor_shapes
 from llama2gpu.checkpoints.open import open_checkpoint
-from llama2gpu.checkpoints.random import RandomCheckpoint, random_checkpoint
+from llama2gpu.checkpoints.random import RandomCheckpoint
 
 __all__ = [
     "Checkpoint",
     "RandomCheckpoint",
     "TensorInfo",
     "open_checkpoint",
-    "random_checkpoint",
     "tensor_shapes",
 ]

@@ -47,8 +47,3 @@ class RandomCheckpoint(Checkpoint):
         space = mmap(-1, math.prod(shape) * self.dtype.itemsize)
         tensor = torch.frombuffer(space, dtype=self.dtype).view(shape)
         return tensor.normal_(mean, 0.02, generator=generator)
-
-
-def random_checkpoint(config: Config, dtype: torch.dtype, seed: int = 0) -> RandomCheckpoint:
-    """The random checkpoint of these arguments."""
-    return RandomCheckpoint(config, dtype, seed)

@@ -14,7 +14,7 @@ import torch
 
 from llama2gpu.api import DTYPES, auto_dtype, build_model
 from llama2gpu.backends import choose_backend
-from llama2gpu.checkpoints import random_checkpoint
+from llama2gpu.checkpoints import RandomCheckpoint
 from llama2gpu.config import Config
 from llama2gpu.engine import Engine, Stats
 from llama2gpu.measure.limits import matmul_peak, read_bandwidth
@@ -92,7 +92,7 @@ def measure_decode(
     kind = auto_dtype(torch.bfloat16, place) if dtype == "auto" else DTYPES[dtype]
     name = next(n for n, d in DTYPES.items() if d == kind)
     with AnonymousPeak() as memory:
-        engine = Engine(build_model(random_checkpoint(config, kind), server, name))
+        engine = Engine(build_model(RandomCheckpoint(config, kind), server, name))
         answer(engine, prompt, tokens, seed=0)
     held = torch.cuda.max_memory_allocated(place) if place.type == "cuda" else memory.peak
     return DecodeResult(

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from llama2gpu.checkpoints import RandomCheckpoint, random_checkpoint, tensor_shapes
+from llama2gpu.checkpoints import RandomCheckpoint, tensor_shapes
 from llama2gpu.errors import CheckpointError
 from tests.checkpoints.writers import CONFIG
 
 
 def test_same_by_seed_and_name() -> None:
-    first, second = (random_checkpoint(CONFIG, torch.float32, seed=3) for _ in range(2))
+    first, second = (RandomCheckpoint(CONFIG, torch.float32, seed=3) for _ in range(2))
     second.read("output")
     assert torch.equal(first.read("layers.0.wq"), second.read("layers.0.wq"))
     assert not torch.equal(first.read("layers.0.wq"), first.read("layers.1.wq"))

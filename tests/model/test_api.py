@@ -8,7 +8,7 @@ import torch
 
 from llama2gpu.api import Llama, build_model
 from llama2gpu.backends import choose_backend
-from llama2gpu.checkpoints import random_checkpoint
+from llama2gpu.checkpoints import RandomCheckpoint
 from llama2gpu.config import Config
 from llama2gpu.engine import Engine
 from llama2gpu.errors import RequestError
@@ -33,7 +33,7 @@ class Letters(Tokenizer):
 
 
 def make() -> Llama:
-    checkpoint = random_checkpoint(CONFIG, torch.float32)
+    checkpoint = RandomCheckpoint(CONFIG, torch.float32)
     engine = Engine(build_model(checkpoint, choose_backend("torch", "cpu")))
     return Llama(checkpoint, Letters(), engine)
 
@@ -113,7 +113,7 @@ def test_users_default_type_does_not_matter(llama: Llama) -> None:
 
 def test_nothing_of_pytorch_is_left_changed(llama: Llama) -> None:
     before = torch._C._get_mkldnn_enabled()
-    checkpoint = random_checkpoint(CONFIG, torch.float32)
+    checkpoint = RandomCheckpoint(CONFIG, torch.float32)
     model = build_model(checkpoint, choose_backend("torch", "cpu"), "bf16")
     Llama(checkpoint, Letters(), Engine(model)).generate("AB", max_tokens=3)
     assert torch._C._get_mkldnn_enabled() == before

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llama2gpu.api import build_model
 from llama2gpu.backends import choose_backend
 from llama2gpu.backends.base import OPS
-from llama2gpu.checkpoints import random_checkpoint
+from llama2gpu.checkpoints import RandomCheckpoint
 from llama2gpu.config import Config
 from llama2gpu.engine import Engine
 from llama2gpu.errors import RequestError
@@ -25,7 +25,7 @@ CONFIG = Config(dim=48, hidden=60, layers=2, heads=6, kv_heads=2, head_dim=8, vo
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return build_model(random_checkpoint(CONFIG, torch.float32), choose_backend("torch", "cpu"))
+    return build_model(RandomCheckpoint(CONFIG, torch.float32), choose_backend("torch", "cpu"))
 
 
 def run(engine: Engine, requests: Sequence[Request]) -> list[list[int]]:
@@ -214,7 +214,7 @@ def test_the_cache_grows_once_for_all_that_join(
 
 
 def test_damaged_weights_are_noticed() -> None:
-    checkpoint = random_checkpoint(CONFIG, torch.float32)
+    checkpoint = RandomCheckpoint(CONFIG, torch.float32)
     read = checkpoint.read
     checkpoint.read = lambda name: read(name) * (torch.nan if name == "norm" else 1)  # type: ignore[method-assign]
     engine = Engine(build_model(checkpoint, choose_backend("torch", "cpu")))
@@ -227,7 +227,7 @@ def test_damaged_weights_are_noticed() -> None:
 
 def test_a_promised_context_costs_nothing() -> None:
     config = replace(CONFIG, context=1 << 30)
-    model = build_model(random_checkpoint(config, torch.float32), choose_backend("torch", "cpu"))
+    model = build_model(RandomCheckpoint(config, torch.float32), choose_backend("torch", "cpu"))
     assert len(model.rope.cos) == 2048
     long = request([1] * 3000, temperature=0, max_tokens=3)
     assert len(run(Engine(model), [long])[0]) == 3
@@ -239,9 +239,9 @@ def test_a_promised_context_costs_nothing() -> None:
 @pytest.mark.parametrize(("primary", "lender"), [("torch", "numpy"), ("numpy", "torch")])
 def test_every_op_can_be_borrowed(primary: str, lender: str, op: str, dtype: str) -> None:
     backend = choose_backend(primary, "cpu", {op: lender})
-    model = build_model(random_checkpoint(CONFIG, torch.float32), backend, dtype)
+    model = build_model(RandomCheckpoint(CONFIG, torch.float32), backend, dtype)
     tokens = run(Engine(model), [request([1, 2, 3], temperature=0, max_tokens=5)])[0]
     if dtype == "fp32":
-        plain = build_model(random_checkpoint(CONFIG, torch.float32), choose_backend("numpy"))
+        plain = build_model(RandomCheckpoint(CONFIG, torch.float32), choose_backend("numpy"))
         assert tokens == run(Engine(plain), [request([1, 2, 3], temperature=0, max_tokens=5)])[0]
     assert len(tokens) == 5
