@@ -1,5 +1,5 @@
-"""What a weight is: dense, or quantized."""
+"""What a weight is: dense, int8 or int4; and how a quantized one is made."""
 
-from llama2gpu.quant.weight import Dense, Weight
+from llama2gpu.quant.weight import Dense, Int4, Int8, Weight, int4, join_rows
 
-__all__ = ["Dense", "Weight"]
+__all__ = ["Dense", "Int4", "Int8", "Weight", "int4", "join_rows"]

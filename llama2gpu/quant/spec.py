@@ -1,0 +1,64 @@
+"""What is asked of a quantization, and which tensors can be had that way."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llama2gpu.errors import RequestError
+
+KINDS = ("int8", "int4")
+METHODS = ("rtn", "hqq", "gptq", "awq")
+#: Methods that need the second moments of the inputs.
+CALIBRATED = ("gptq", "awq")
+GROUPS = (128, 64, 32)
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """How to quantize.
+
+    kind: "int8" or "int4". group: columns that share a scale, one of `GROUPS`; for int8 None is
+    one scale for each row. method: one of `METHODS`; int8 is always round to nearest.
+    zero_points: int4 with zero points 1 to 15 instead of 8 everywhere. head: the output matrix
+    too, and with it a tied embedding.
+    Raises `RequestError` for what does not exist.
+    """
+
+    kind: str
+    group: int | None = None
+    method: str = "rtn"
+    zero_points: bool = False
+    head: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise RequestError(f"quantization {self.kind!r}: choose {', '.join(KINDS)}")
+        if self.method not in METHODS:
+            raise RequestError(f"quantization method {self.method!r}: choose {', '.join(METHODS)}")
+        if self.kind == "int8" and self.method != "rtn":
+            raise RequestError(f"method {self.method!r} is for int4: int8 rounds to nearest (rtn)")
+        if self.kind == "int8" and self.zero_points:
+            raise RequestError("zero points are for int4: int8 is symmetric")
+        if self.group not in ((None, *GROUPS) if self.kind == "int8" else GROUPS):
+            raise RequestError(f"quantization group {self.group}: choose {_listed(self.kind)}")
+
+    @property
+    def bits(self) -> int:
+        """Bits of a value."""
+        return int(self.kind.removeprefix("int"))
+
+    def group_of(self, rows: Sequence[int], columns: int) -> int | None:
+        """Columns of a group in a matrix of parts with so many `rows`; None where it stays dense.
+
+        The asked group where it divides the columns, else the largest smaller one that does; int8
+        falls back to one scale for each row. Dense is what a GPTQ folder can't hold, whose words
+        take 8 rows or columns of int4 and 4 of int8, so that a saved matrix is the same.
+        """
+        word = 32 // self.bits
+        if columns % word or any(count % word for count in rows):
+            return None
+        fitting = [g for g in GROUPS if self.group and g <= self.group and columns % g == 0]
+        return fitting[0] if fitting else (columns if self.kind == "int8" else None)
+
+
+def _listed(kind: str) -> str:
+    return ", ".join(map(str, GROUPS)) + (", or row" if kind == "int8" else "")
