@@ -25,7 +25,8 @@ model = click.option(
     "-m",
     "--model",
     metavar=MODEL,
-    help="Checkpoint: a file, a folder, or a name on Hugging Face's hub.",
+    help="Checkpoint: a file, a folder, a name on Hugging Face's hub, or stories, which comes "
+    "with the package.",
 )
 tokenizer = click.option(
     "--tokenizer",

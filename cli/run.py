@@ -65,7 +65,8 @@ def command(
 
     The text streams to stdout as it is made; what runs and how fast it was goes to stderr.
     PROMPT - is standard input, an empty PROMPT starts from nothing, and without PROMPT the
-    checkpoint's kind has a default one.
+    checkpoint's kind has a default one. Without --model it is the small storyteller that comes
+    with the package, which --model stories names.
     """
     from llama2gpu.tokenizer import well_formed
 
@@ -103,15 +104,13 @@ def _load(rest: dict[str, Any], quiet: bool) -> "Llama":
     with uninterrupted():  # half an import is worse than none
         import torch
 
-        from llama2gpu.api import load
+        from llama2gpu.api import DEFAULT_MODEL, load
 
-    if rest["model"] is None:
-        raise click.UsageError(f"Give --model {options.MODEL}.")
     if rest["threads"]:
         torch.set_num_threads(rest["threads"])
     with loading(quiet) as progress:
         return load(
-            rest["model"],
+            DEFAULT_MODEL if rest["model"] is None else rest["model"],
             tokenizer=rest["tokenizer"],
             backend=rest["backend"],
             device=rest["device"],

@@ -13,7 +13,7 @@ import torch
 
 from llama2gpu.backends import choose_backend
 from llama2gpu.backends.base import Backend
-from llama2gpu.checkpoints import Checkpoint, open_checkpoint
+from llama2gpu.checkpoints import SHIPPED, Checkpoint, open_checkpoint
 from llama2gpu.checkpoints.weights import Progress, load_weights
 from llama2gpu.engine import Engine, Stats
 from llama2gpu.errors import BackendError, RequestError
@@ -26,6 +26,9 @@ from llama2gpu.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PREFILL = ("parallel", "sequential")
 QUANT = ("none", "int8", "int4")
+
+#: What is loaded where nothing is named: the model that comes with the package.
+DEFAULT_MODEL = SHIPPED["stories"]
 
 Prompt = str | Seq[int]
 
@@ -181,7 +184,7 @@ class Llama:
 
 
 def load(
-    model: str | Path,
+    model: str | Path = DEFAULT_MODEL,
     *,
     tokenizer: str | Path | None = None,
     backend: str = "auto",
@@ -198,7 +201,8 @@ def load(
 ) -> Llama:
     """Loads a checkpoint of any format, its tokenizer and a backend.
 
-    model: file, folder or Hub name. tokenizer: where it does not lie beside the model.
+    model: file, folder, Hub name, or "stories", which comes with the package.
+    tokenizer: where it does not lie beside the model.
     ops: single ops from other backends, {op: backend}. context: positions of a sequence at most.
     kv_cache=False recomputes every step; prefill="sequential" takes prompts a token at a time.
     Raises a `Llama2GPUError` that says what is wrong and what mends it.

@@ -13,6 +13,9 @@ from llama2gpu.checkpoints.meta import open_meta
 from llama2gpu.errors import CheckpointError, UnsupportedModelError
 from llama2gpu.files import one_line
 
+#: Models that come with the package, by name.
+SHIPPED = {"stories": Path(__file__).resolve().parents[1] / "models" / "stories"}
+
 _OTHERS = {
     b"GGUF": "GGUF",
     b"tjgg": "ggjt",
@@ -27,9 +30,10 @@ _PARTS = (b"PK\x03\x04", b"\x80\x02\x8a", b'{"', b"{\n")
 def open_checkpoint(
     source: str | Path, *, rope_theta: float | None = None, norm_eps: float | None = None
 ) -> Checkpoint:
-    """Opens a llama2.c file, a folder of Meta's or Hugging Face's, or a model on the Hub.
+    """Opens a llama2.c file, a folder of Meta's or Hugging Face's, or a model by its name.
 
-    A path that exists is opened; otherwise a name such as `org/name` is fetched from the Hub.
+    A path that exists is opened; otherwise "stories" is the model that comes with the package,
+    and a name such as `org/name` is fetched from the Hub.
     `rope_theta` and `norm_eps` take the place of what the checkpoint says, or does not say.
     Raises `CheckpointError`, whose message is always one line.
     """
@@ -50,9 +54,12 @@ def _open(source: str | Path) -> Checkpoint:
     path = Path(source)
     found = status(path)
     if found is None:
+        if str(source) in SHIPPED:
+            return _open_folder(SHIPPED[str(source)])
         if not hub.is_hub_name(str(source)):
             raise CheckpointError(
-                f"no such file or folder: {source}; give a path, or a Hub name such as org/name"
+                f"no such file or folder: {source}; give a path, a Hub name such as org/name, "
+                f"or {', '.join(SHIPPED)}, which comes with the package"
             )
         path = hub.fetch(str(source))
         return _open_folder(path)

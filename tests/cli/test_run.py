@@ -156,12 +156,6 @@ def test_wrong_usage(tiny: list[str], words: list[str]) -> None:
     assert run(*tiny, *words).exit_code == 2
 
 
-def test_without_model() -> None:
-    result = run("run")
-    assert result.exit_code == 2
-    assert "--model" in result.stderr
-
-
 def test_control_c_keeps_what_was_made(stories: Path) -> None:
     command = [
         sys.executable, "-m", "llama2gpu", "run", "--model", str(stories / "stories260K.bin"),
