@@ -22,6 +22,10 @@ PRIMITIVES = ("embed", "rms_norm", "linear", "rope", "silu_mul", "write_kv", "at
 FUSED = ("qkv", "attention", "project_add", "gate_up", "logits", "sample")
 OPS = PRIMITIVES + FUSED
 
+#: The largest code of a quantized cache, and the least scale: below it all is zero, so that how a
+#: device treats subnormal numbers does not show.
+CODE, TINY = 127, torch.finfo(torch.float32).tiny
+
 #: A matrix as a backend keeps it: packed, padded and placed by its `prepare`. It has `nbytes`, what
 #: reading it once takes.
 Prepared = Any
@@ -74,11 +78,16 @@ class Batch:
 class LayerCache(NamedTuple):
     """Keys and values of one layer: [pages, kv_heads, page, head_dim] each.
 
+    In the activations' type, or int8 with a scale for each token and key-value head, float32
+    [pages, kv_heads, page]: code · scale is the number. (In float16 a scale would lose its digits
+    where a vector is small, as values of a sequence's first token are, to save 2 bytes of 132.)
     Slots that no token was written to hold any finite values.
     """
 
     k: Tensor
     v: Tensor
+    k_scale: Tensor | None = None
+    v_scale: Tensor | None = None
 
 
 class Backend(ABC):
@@ -143,14 +152,20 @@ class Backend(ABC):
 
     @abstractmethod
     def write_kv(self, k: Tensor, v: Tensor, batch: Batch, cache: LayerCache) -> None:
-        """Writes keys and values [T, kv_heads, head_dim] into the cache at the batch's slots."""
+        """Writes keys and values [T, kv_heads, head_dim] into the cache at the batch's slots.
+
+        A quantized cache takes, for each vector x, scale = max|x| / `CODE` and codes x / scale,
+        rounded half to even: both divisions in float32 and correctly rounded, so that all backends
+        write the same bytes. A scale below `TINY` is 0, and its codes are.
+        """
 
     @abstractmethod
     def attend(self, q: Tensor, batch: Batch, cache: LayerCache) -> Tensor:
         """Causal attention of [T, heads, head_dim] over the cached keys → the same shape.
 
         Scores are scaled by 1 / √head_dim; softmax in float32; query head h reads key-value head
-        h · kv_heads / heads. The batch's own keys are in the cache already.
+        h · kv_heads / heads. The batch's own keys are in the cache already. The scales of a
+        quantized cache may multiply keys and values or, which is less, scores and probabilities.
         """
 
     # Fused ops: five make a decoder layer

@@ -10,7 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llama2gpu.backends.base import Backend, Batch, LayerCache, Norm, Prepared, Probe, Rope
+from llama2gpu.backends.base import (
+    CODE,
+    TINY,
+    Backend,
+    Batch,
+    LayerCache,
+    Norm,
+    Prepared,
+    Probe,
+    Rope,
+)
 from llama2gpu.ops.noise import uniform_words
 from llama2gpu.ops.sample import SampleParams
 from llama2gpu.quant import Weight
@@ -75,8 +85,12 @@ class NumpyBackend(Backend):
     def write_kv(self, k: Tensor, v: Tensor, batch: Batch, cache: LayerCache) -> None:
         """See `Backend.write_kv`."""
         page, offset = np.divmod(batch.slots.numpy(), cache.k.shape[2])
-        for new, stored in ((k, cache.k), (v, cache.v)):
-            _raw(stored)[page, :, offset] = _raw(new.to(stored.dtype))
+        for new, stored, scale in ((k, cache.k, cache.k_scale), (v, cache.v, cache.v_scale)):
+            if scale is None:
+                _raw(stored)[page, :, offset] = _raw(new.to(stored.dtype))
+            else:
+                codes, scales = _quantized(new.float().numpy())
+                _raw(stored)[page, :, offset], _raw(scale)[page, :, offset] = codes, scales
 
     def attend(self, q: Tensor, batch: Batch, cache: LayerCache) -> Tensor:
         """See `Backend.attend`."""
@@ -84,8 +98,8 @@ class NumpyBackend(Backend):
         out = np.empty_like(queries)
         start = 0
         for s, (new, length) in enumerate(zip(batch.new_counts, batch.cached_counts, strict=True)):
-            keys = self._cached(cache.k, batch, s, length)
-            values = self._cached(cache.v, batch, s, length)
+            keys = self._cached(cache.k, cache.k_scale, batch, s, length)
+            values = self._cached(cache.v, cache.v_scale, batch, s, length)
             out[start : start + new] = _causal(queries[start : start + new], keys, values)
             start += new
         return self._like(out, q)
@@ -129,12 +143,16 @@ class NumpyBackend(Backend):
         scale = 1 / np.sqrt(square + self.real(norm.eps))
         return np.asarray(a * scale * self._array(norm.weight))
 
-    def _cached(self, stored: Tensor, batch: Batch, s: int, length: int) -> Array:
+    def _cached(
+        self, stored: Tensor, scale: Tensor | None, batch: Batch, s: int, length: int
+    ) -> Array:
         """Keys or values of sequence s in order, [length, kv_heads, head_dim]."""
         _, kv_heads, page, head_dim = stored.shape
         pages = batch.block_table[s, : -(-length // page)].long()
-        run = stored[pages].transpose(1, 2).reshape(-1, kv_heads, head_dim)
-        return self._array(run[:length])
+        run = self._array(stored[pages])
+        if scale is not None:
+            run = run * self._array(scale[pages])[..., None]
+        return run.transpose(0, 2, 1, 3).reshape(-1, kv_heads, head_dim)[:length]
 
     def _array(self, x: Tensor) -> Array:
         wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
@@ -148,6 +166,15 @@ def _raw(x: Tensor) -> Array:
     """The tensor's memory as an array; NumPy lacks bfloat16, so 16-bit types go as int16."""
     array: Array = (x.view(torch.int16) if x.itemsize == 2 else x).numpy()
     return array
+
+
+def _quantized(x: Array) -> tuple[Array, Array]:
+    """Codes and scales of float32 vectors, as `Backend.write_kv` defines them."""
+    scale = np.abs(x).max(axis=-1) / np.float32(CODE)
+    scale[scale < TINY] = 0
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0, and what is no number
+        codes = np.rint(x / scale[..., None])
+        return np.where(scale[..., None] == 0, 0, codes).astype(np.int8), scale
 
 
 def _causal(q: Array, keys: Array, values: Array) -> Array:
