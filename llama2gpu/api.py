@@ -26,6 +26,7 @@ from llama2gpu.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PREFILL = ("parallel", "sequential")
 QUANT = ("none", "int8", "int4")
+KV_DTYPES = {"auto": None, "int8": torch.int8}
 
 #: What is loaded where nothing is named: the model that comes with the package.
 DEFAULT_MODEL = SHIPPED["stories"]
@@ -196,6 +197,7 @@ def load(
     rope_theta: float | None = None,
     norm_eps: float | None = None,
     kv_cache: bool = True,
+    kv_dtype: str = "auto",
     prefill: str = "parallel",
     progress: Progress = lambda done, total: None,
 ) -> Llama:
@@ -204,6 +206,7 @@ def load(
     model: file, folder, Hub name, or "stories", which comes with the package.
     tokenizer: where it does not lie beside the model.
     ops: single ops from other backends, {op: backend}. context: positions of a sequence at most.
+    kv_dtype: of cached keys and values; "auto" as the activations, "int8" about half of 16 bits.
     kv_cache=False recomputes every step; prefill="sequential" takes prompts a token at a time.
     Raises a `Llama2GPUError` that says what is wrong and what mends it.
     """
@@ -211,6 +214,7 @@ def load(
     for name, value, known in (
         ("dtype", dtype, ("auto", *DTYPES)),
         ("quant", quant, QUANT),
+        ("kv_dtype", kv_dtype, KV_DTYPES),
         ("prefill", prefill, PREFILL),
     ):
         if value not in known:
@@ -227,7 +231,12 @@ def load(
     )
     _check_context(context, checkpoint)
     net = build_model(checkpoint, server, dtype, context, progress)
-    engine = Engine(net, chunk=1 if prefill == "sequential" else 512, recompute=not kv_cache)
+    engine = Engine(
+        net,
+        chunk=1 if prefill == "sequential" else 512,
+        recompute=not kv_cache,
+        kv_dtype=KV_DTYPES[kv_dtype],
+    )
     llama = Llama(checkpoint, words, engine)
     llama.load_seconds = time.perf_counter() - began
     return llama

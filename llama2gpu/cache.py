@@ -1,5 +1,6 @@
 """The paged key-value cache: memory in pages, and who holds which."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -14,6 +15,7 @@ PAGE = 64
 class KVCache:
     """Keys and values of all layers, `[layers, pages, kv_heads, page, head_dim]` each.
 
+    dtype: int8 is a quantized cache, with scales `[layers, pages, kv_heads, page]`.
     Pages are handed out lowest first, so that one sequence in a fresh cache is one run of pages.
     """
 
@@ -27,14 +29,27 @@ class KVCache:
     ) -> None:
         self.page, self.pages = page, 0
         self._free: list[int] = []
-        shape = (config.layers, 0, config.kv_heads, page, config.head_dim)
-        self.k = self.v = torch.zeros(shape, dtype=dtype, device=device)
+        shape = (config.layers, 0, config.kv_heads, page)
+        codes = torch.zeros((*shape, config.head_dim), dtype=dtype, device=device)
+        scales = [torch.zeros(shape, device=device)] * 2 if dtype == torch.int8 else []
+        self._parts = [codes, codes, *scales]  # k, v and their scales
         self.grow(pages)
 
     @property
     def layers(self) -> Iterator[LayerCache]:
         """The cache of each layer in turn."""
-        return map(LayerCache, self.k, self.v)
+        return map(LayerCache, *self._parts)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pages."""
+        return sum(part.nbytes for part in self._parts)
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that one token takes, in all layers."""
+        shapes = [(x.shape[0], *x.shape[2:], x.itemsize) for x in self._parts]
+        return sum(map(math.prod, shapes)) // self.page
 
     @property
     def free_pages(self) -> int:
@@ -48,14 +63,13 @@ class KVCache:
     def grow(self, pages: int) -> None:
         """Adds free pages; what is cached stays. Raises `RequestError` without the memory."""
         try:
-            self.k = self._widened(self.k, self.pages + pages)
-            self.v = self._widened(self.v, self.pages + pages)
+            for i, part in enumerate(self._parts):  # one by one: each frees its old memory
+                self._parts[i] = self._widened(part, self.pages + pages)
         except RuntimeError as error:  # PyTorch has no narrower one on the CPU
-            layers, _, kv_heads, page, head_dim = self.k.shape
-            tokens = (self.pages + pages) * page
-            gib = 2 * layers * kv_heads * head_dim * tokens * self.k.itemsize / 2**30
+            tokens, place = (self.pages + pages) * self.page, self._parts[0].device
+            gib = tokens * self.token_bytes / 2**30
             raise RequestError(
-                f"the cache of {tokens} tokens takes {gib:.1f} GiB, which {self.k.device} doesn't "
+                f"the cache of {tokens} tokens takes {gib:.1f} GiB, which {place} doesn't "
                 "have: ask for fewer tokens (--max-tokens, --ctx) or fewer requests at once"
             ) from error
         self.give_back(list(range(self.pages, self.pages + pages)))

@@ -43,6 +43,7 @@ class Engine:
     chunk: prompt tokens of a step at most, over all sequences.
     recompute: reuse nothing that is cached; each step takes every sequence from its first token.
     max_sequences: how many run at once; the rest wait in order.
+    kv_dtype: of the cache; int8 is quantized, None the activations' type.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Engine:
         recompute: bool = False,
         max_sequences: int = 256,
         page: int = PAGE,
+        kv_dtype: torch.dtype | None = None,
     ) -> None:
         self.model, self.chunk, self.recompute = model, chunk, recompute
         self.max_sequences = max_sequences
@@ -60,7 +62,7 @@ class Engine:
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self.stats = Stats()
-        self.cache = KVCache(model.config, 0, model.activations, self.device, page)
+        self.cache = KVCache(model.config, 0, kv_dtype or model.activations, self.device, page)
         self._pass = model.backend.capture(self._logits)
 
     @property

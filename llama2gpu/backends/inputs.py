@@ -19,10 +19,13 @@ class Inputs:
     """One case's tensors under one seed, the same values for every backend and type.
 
     Values are drawn in float32 and rounded to `dtype`; `arguments(…, wide=True)` hands out the
-    rounded values in float64, for the reference.
+    rounded values in float64, for the reference. kv_dtype: int8 for a quantized cache, which the
+    reference reads as it is; the other tensors are the same with it and without.
     """
 
-    def __init__(self, case: Case, dtype: torch.dtype, seed: int) -> None:
+    def __init__(
+        self, case: Case, dtype: torch.dtype, seed: int, kv_dtype: torch.dtype | None = None
+    ) -> None:
         self.case, self.dtype = case, dtype
         self.config = Config(
             dim=case.dim,
@@ -55,6 +58,8 @@ class Inputs:
         self.logits = 4 * torch.randn(len(case.new), c.vocab, generator=self._random)
         self.sampling = self._sampling()
         self._lay_out()
+        if kv_dtype == torch.int8:
+            self._quantize_cache()
 
     def arguments(self, op: str, backend: Backend, *, wide: bool = False) -> dict[str, Any]:
         """The op's arguments by name, on the backend's device, matrices prepared by it."""
@@ -71,7 +76,7 @@ class Inputs:
         norm = Norm(self.norm_weight.to(device), self.config.norm_eps)
         rope = Rope(*(x.to(device) for x in rope_table(self.config, self.config.context)))
         batch = self.batch(device)
-        cache = LayerCache(put(self.cache_k).clone(), put(self.cache_v).clone())
+        cache = self._copied_cache(device, real)
         table: dict[str, dict[str, Any]] = {
             "embed": {"tokens": self.tokens.to(device)},
             "rms_norm": {"x": put(self.x), "norm": norm},
@@ -146,15 +151,32 @@ class Inputs:
         order = torch.randperm(pages, generator=self._random).int()
         self.table = torch.zeros(len(counts), max(counts, default=0), dtype=torch.int32)
         shape = (pages, c.kv_heads, case.page, c.head_dim)
-        self.cache_k = torch.full(shape, GARBAGE, dtype=self.dtype)
-        self.cache_v = torch.full(shape, GARBAGE, dtype=self.dtype)
+        self.cache = LayerCache(*(torch.full(shape, GARBAGE, dtype=self.dtype) for _ in "kv"))
+        self.written = torch.zeros(shape[:-1], dtype=torch.bool)
         for s, (count, past) in enumerate(zip(counts, case.cached, strict=True)):
             self.table[s, :count] = order[sum(counts[:s]) :][:count]
             for p in range(past + case.new[s]):
                 # the batch's own keys too: `attend` is called after they are written
                 at = (int(self.table[s, p // case.page]), slice(None), p % case.page)
-                for stored in (self.cache_k, self.cache_v):
+                self.written[at] = True
+                for stored in (self.cache.k, self.cache.v):
                     stored[at] = self._values(c.kv_heads, c.head_dim)
+
+    def _quantize_cache(self) -> None:
+        """Any codes everywhere, and scales by which what was written is as large as before."""
+        shape = self.cache.k.shape
+        codes = [
+            torch.randint(-127, 128, shape, generator=self._random).to(torch.int8) for _ in "kv"
+        ]
+        drawn = [(0.5 + torch.rand(shape[:-1], generator=self._random)) / 73 for _ in "kv"]
+        self.cache = LayerCache(*codes, *(torch.where(self.written, s, GARBAGE) for s in drawn))
+
+    def _copied_cache(self, device: torch.device, real: torch.dtype) -> LayerCache:
+        """The cache for an op to write to, where it is not quantized in the type `real`."""
+        k, v, *scales = self.cache
+        kind = real if k.is_floating_point() else k.dtype
+        k, v = (x.to(device, kind, copy=True) for x in (k, v))
+        return LayerCache(k, v, *(s if s is None else s.to(device, copy=True) for s in scales))
 
     def _values(self, *shape: int) -> torch.Tensor:
         drawn: torch.Tensor = torch.randn(shape, generator=self._random)

@@ -12,20 +12,31 @@ class Cost(NamedTuple):
     flops: int
 
 
-def cost(op: str, case: Case, weight_bytes: float = 2.0, activation_bytes: int = 2) -> Cost:
+def cost(
+    op: str,
+    case: Case,
+    weight_bytes: float = 2.0,
+    activation_bytes: int = 2,
+    cache_bytes: float | None = None,
+) -> Cost:
     """The least cost of an op on a case.
 
-    weight_bytes: per matrix element, scales included. activation_bytes: per activation and per
-    cached element. Norm weights and the RoPE table are float32.
+    weight_bytes: per matrix element, scales included. activation_bytes: per activation.
+    cache_bytes: per cached element, scales included: 1 + 4 / head_dim in int8; that of an
+    activation where not given. Norm weights and the RoPE table are float32.
     """
-    return _Costs(case, weight_bytes, activation_bytes).of(op)
+    cached = activation_bytes if cache_bytes is None else cache_bytes
+    return _Costs(case, weight_bytes, activation_bytes, cached).of(op)
 
 
 class _Costs:
-    def __init__(self, case: Case, weight_bytes: float, activation_bytes: int) -> None:
+    def __init__(
+        self, case: Case, weight_bytes: float, activation_bytes: int, cache_bytes: float
+    ) -> None:
         self.c, self.w, self.a = case, weight_bytes, activation_bytes
         self.q = case.heads * case.head_dim
         self.kv = case.kv_heads * case.head_dim
+        self.cached = round(2 * self.kv * cache_bytes)  # one token's key and value
 
     def of(self, op: str) -> Cost:
         found: Cost = getattr(self, op)()
@@ -59,13 +70,13 @@ class _Costs:
         return Cost(3 * t * hidden * self.a, 5 * t * hidden)
 
     def write_kv(self) -> Cost:
-        return Cost(self.c.tokens * (4 * self.kv * self.a + 8), 0)
+        return Cost(self.c.tokens * (2 * self.kv * self.a + self.cached + 8), 0)
 
     def attend(self) -> Cost:
         moved = flops = 0
         for cached, new in zip(self.c.cached, self.c.new, strict=True):
             pairs = new * cached + new * (new + 1) // 2  # causal: query, key
-            moved += 2 * (cached + new) * self.kv * self.a * bool(new) + 2 * new * self.q * self.a
+            moved += (cached + new) * self.cached * bool(new) + 2 * new * self.q * self.a
             flops += 4 * pairs * self.q
         return Cost(moved, flops)
 
@@ -74,9 +85,11 @@ class _Costs:
 
     def qkv(self) -> Cost:
         t = self.c.tokens
-        matmul = self._and_norm(self._matmul(self.c.dim, self.q + 2 * self.kv, t), t)
+        matmul = self._and_norm(self._matmul(self.c.dim, self.q + 2 * self.kv, t, self.q), t)
         table = t * (4 * self.c.head_dim + 16)  # cos and sin, position and slot
-        return Cost(matmul.bytes + table, matmul.flops + 3 * t * (self.q + self.kv))
+        return Cost(
+            matmul.bytes + t * self.cached + table, matmul.flops + 3 * t * (self.q + self.kv)
+        )
 
     def project_add(self) -> Cost:
         t = self.c.tokens

@@ -37,6 +37,14 @@ def test_attention_reads_the_cache_once() -> None:
     assert found.flops == 4 * 512 * 4096
 
 
+def test_int8_cache_is_read_with_its_scales() -> None:
+    found = cost("attention", LLAMA_7B, cache_bytes=1 + 4 / 128)
+    assert found.bytes == 512 * 2 * 32 * (128 + 4) + 2 * 4096 * 2
+    assert found.flops == cost("attention", LLAMA_7B).flops
+    for op, read in (("write_kv", 2 * 4096 * 2 + 8), ("qkv", cost("qkv", LLAMA_7B).bytes - 16384)):
+        assert cost(op, LLAMA_7B, cache_bytes=1 + 4 / 128).bytes == read + 2 * 32 * (128 + 4)
+
+
 def test_prompt_attends_to_half_its_square() -> None:
     prompt = Case("prompt", cached=(0,), new=(3,), heads=1, kv_heads=1, head_dim=8)
     assert cost("attend", prompt).flops == 4 * (1 + 2 + 3) * 8
