@@ -30,6 +30,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tokenizer": {"errors", "files"},
     "text": {"errors"},
     "checkpoints": BASE | {"files"},
+    **dict.fromkeys(
+        ("checkpoints.huggingface_fields", "checkpoints.huggingface_write"),
+        BASE | {"checkpoints", "files", "tokenizer"},
+    ),
     "kernels": BASE | {"ops"},
     "backends": BASE | {"ops", "kernels"},
     **dict.fromkeys(STEP, BASE | STEP | {"ops", "backends.base"}),

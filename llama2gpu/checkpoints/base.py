@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from llama2gpu.config import Config
+from llama2gpu.quant import Dense, Weight
 
 LAYER_MATRICES = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
 LAYER_NORMS = ("attention_norm", "ffn_norm")
@@ -70,6 +71,7 @@ class Checkpoint(ABC):
     config: sizes and constants, already checked against what the file holds.
     dtype: the stored floating type of the matrices (float32, float16 or bfloat16); for a
         quantized format, the type it is dequantized to.
+    quantization: how the matrices are quantized, for people; None where they are not.
     bos_id: token that starts a text, where the format tells.
     stop_ids: tokens that end a text, where the format tells; empty where the tokenizer decides.
     default_prompt: what a run without a prompt starts from.
@@ -80,6 +82,7 @@ class Checkpoint(ABC):
     path: Path
     config: Config
     dtype: torch.dtype
+    quantization: str | None = None
     bos_id: int | None = None
     stop_ids: tuple[int, ...] = ()
     default_prompt: str = "Once upon a time"
@@ -96,3 +99,11 @@ class Checkpoint(ABC):
         Memory-mapped where the stored order allows; treat it as read-only.
         Raises `CheckpointError` where the file can't give it.
         """
+
+    def weight(self, name: str) -> Weight:
+        """One matrix by canonical name, in the canonical row order and as it is stored.
+
+        Quantized where the format keeps it so and `Int8` or `Int4` can hold it, else dense.
+        Raises `CheckpointError` where the file can't give it.
+        """
+        return Dense(self.read(name))

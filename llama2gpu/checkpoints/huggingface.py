@@ -5,18 +5,19 @@ Their q and k rows are in half-split RoPE order, and are permuted here, once, as
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from llama2gpu.checkpoints.fields import read_json
 from llama2gpu.checkpoints.files import present
+from llama2gpu.checkpoints.gptq import join_parts
 from llama2gpu.checkpoints.huggingface_config import read_config
 from llama2gpu.checkpoints.pickles import open_pickle
 from llama2gpu.checkpoints.safetensors_file import open_safetensors
 from llama2gpu.checkpoints.stored import NameTable, Stored, StoredCheckpoint, select
 from llama2gpu.errors import CheckpointError
+from llama2gpu.quant import Weight
 
 NAMES = NameTable(
     top={
@@ -38,6 +39,9 @@ NAMES = NameTable(
     },
 )
 
+#: Tokenizers that a folder may hold, best first; the last is llama2.c's.
+TOKENIZERS = ("tokenizer.model", "tokenizer.json", "tokenizer.bin")
+
 #: Weights in the order of preference; an index names its shards.
 _WEIGHTS: dict[str, Callable[[Path], dict[str, Stored]]] = {
     "model.safetensors": open_safetensors,
@@ -54,16 +58,26 @@ def open_huggingface(folder: Path) -> StoredCheckpoint:
     that is not a plain Llama or Mistral.
     """
     model = read_config(folder)
-    config = model.config
-    stored = select(folder, config, _open_weights(folder), NAMES)
-    for name, tensor in stored.items():
-        if name.endswith((".wq", ".wk")):
-            load = partial(_adjacent_pairs, tensor.load, config.head_dim)
-            stored[name] = replace(tensor, load=load)
+    config, found = model.config, _open_weights(folder)
+    if model.layout is not None:
+        found = join_parts(folder, config, model.layout, found, NAMES)
+    stored = {
+        name: _adjacent(tensor, config.head_dim) if name.endswith((".wq", ".wk")) else tensor
+        for name, tensor in select(folder, config, found, NAMES).items()
+    }
     checkpoint = StoredCheckpoint("Hugging Face", folder, config, stored)
+    checkpoint.quantization = None if model.layout is None else str(model.layout)
     checkpoint.bos_id, checkpoint.stop_ids = model.bos_id, model.stop_ids
-    checkpoint.tokenizer_files = present(folder, "tokenizer.model", "tokenizer.json")
+    checkpoint.tokenizer_files = present(folder, *TOKENIZERS)
     return checkpoint
+
+
+def half_split_rows(name: str, weight: Weight, head_dim: int) -> Weight:
+    """A canonical weight in Hugging Face's order of rows: q and k of each head by halves."""
+    if not name.endswith((".wq", ".wk")):
+        return weight
+    pairs = torch.arange(weight.shape[0]).view(-1, head_dim // 2, 2)
+    return weight.rows(pairs.transpose(1, 2).flatten())
 
 
 def _open_weights(folder: Path) -> dict[str, Stored]:
@@ -96,8 +110,16 @@ def _open_shards(index: Path, open_one: Callable[[Path], dict[str, Stored]]) -> 
     return {name: files[file][name] for name, file in places.items()}
 
 
-def _adjacent_pairs(load: Callable[[], torch.Tensor], head_dim: int) -> torch.Tensor:
+def _adjacent(tensor: Stored, head_dim: int) -> Stored:
     """Rows i and i + head_dim/2 of each head become rows 2i and 2i + 1."""
-    weight = load()
-    halves = weight.view(-1, 2, head_dim // 2, weight.shape[1])
-    return halves.transpose(1, 2).reshape(weight.shape)
+    load, weight = tensor.load, tensor.weight
+
+    def order() -> torch.Tensor:
+        halves = torch.arange(tensor.shape[0]).view(-1, 2, head_dim // 2)
+        return halves.transpose(1, 2).flatten()
+
+    return replace(
+        tensor,
+        load=lambda: load()[order()],
+        weight=None if weight is None else lambda: weight().rows(order()),
+    )

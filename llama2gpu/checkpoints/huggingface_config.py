@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llama2gpu.checkpoints.fields import Fields, config_from, read_json
 from llama2gpu.checkpoints.files import status
+from llama2gpu.checkpoints.gptq import Layout, read_layout
 from llama2gpu.checkpoints.rope_config import read_rope
 from llama2gpu.config import LIMITS, Config
 from llama2gpu.errors import CheckpointError, UnsupportedModelError
@@ -15,22 +16,26 @@ _ARCHITECTURES = ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What the two files say: the sizes, and the tokens that begin and end a text."""
+    """What the two files say: sizes, quantization, the tokens that begin and end a text."""
 
     config: Config
     bos_id: int | None
     stop_ids: tuple[int, ...]
+    layout: Layout | None
 
 
 def read_config(folder: Path) -> ModelConfig:
     """Reads both files of a folder.
 
     Raises `UnsupportedModelError` for another architecture, biases, another activation, a sliding
-    window shorter than the context, and quantized weights.
+    window shorter than the context, and quantized weights that are not in GPTQ's layout.
     """
     fields = read_json(folder / "config.json")
     _check_supported(fields)
-    return ModelConfig(_config(fields), _bos_id(fields), _stop_ids(folder, fields))
+    layout = None
+    if "quantization_config" in fields:
+        layout = read_layout(fields.nested("quantization_config"))
+    return ModelConfig(_config(fields), _bos_id(fields), _stop_ids(folder, fields), layout)
 
 
 def _check_supported(fields: Fields) -> None:
@@ -45,8 +50,6 @@ def _check_supported(fields: Fields) -> None:
             _refuse(fields, key, "give a model without biases")
     if (activation := fields.text("hidden_act", "silu")) != "silu":
         _refuse(fields, f"hidden_act {activation[:40]!r}", "silu is supported")
-    if "quantization_config" in fields:
-        _refuse(fields, "quantization_config", "give the unquantized model")
 
 
 def _refuse(fields: Fields, what: str, remedy: str) -> None:

@@ -11,7 +11,7 @@ from llama2gpu.checkpoints.files import HEADER_LIMIT, blamed_on, file_size, read
 from llama2gpu.checkpoints.stored import Stored, header
 from llama2gpu.errors import CheckpointError
 
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I32": "int32"}
 
 
 def open_safetensors(path: Path) -> dict[str, Stored]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -11,8 +12,12 @@ from llama2gpu.checkpoints.base import Checkpoint, TensorInfo, tensor_shapes
 from llama2gpu.checkpoints.files import blamed_on
 from llama2gpu.config import Config
 from llama2gpu.errors import CheckpointError, UnsupportedModelError
+from llama2gpu.quant import Dense, Weight
 
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_READ = {**FLOATS, "int32": torch.int32}
+
+Loaded = TypeVar("Loaded", torch.Tensor, Weight)
 
 #: Tables of rotary frequencies that old files carry and that are computed here instead.
 _COMPUTED = ("rotary_emb.inv_freq", "rope.freqs")
@@ -23,8 +28,9 @@ class Stored:
     """A tensor whose header is known and whose data is not read before `load` is called.
 
     name: as the file calls it.
-    dtype: by its name in PyTorch where it has one.
+    dtype: by its name in PyTorch where it has one; "int8" or "int4" of a quantized matrix.
     nbytes: on disk.
+    weight: gives a quantized matrix as it is, where `load` dequantizes it.
     """
 
     name: str
@@ -32,6 +38,7 @@ class Stored:
     dtype: str
     nbytes: int
     load: Callable[[], torch.Tensor]
+    weight: Callable[[], Weight] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,8 @@ class StoredCheckpoint(Checkpoint):
         self.format = format
         self.path = path
         self.config = config
-        self.dtype = FLOATS.get(stored["layers.0.wq"].dtype, torch.float32)
+        types = (stored[name].dtype for name in ("layers.0.wq", "embed", "norm"))
+        self.dtype = next((FLOATS[name] for name in types if name in FLOATS), torch.float32)
         self._stored = stored
 
     def tensors(self) -> Iterator[TensorInfo]:
@@ -69,10 +77,21 @@ class StoredCheckpoint(Checkpoint):
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor by canonical name: a view of the map where the stored order allows."""
+        return self._loaded(self._find(name).load)
+
+    def weight(self, name: str) -> Weight:
+        """One matrix by canonical name, as it is stored: quantized ones are not dequantized."""
+        load = self._find(name).weight
+        return Dense(self.read(name)) if load is None else self._loaded(load)
+
+    def _find(self, name: str) -> Stored:
         if name not in self._stored:
             raise CheckpointError(f"{self.path} holds no tensor {name!r}")
+        return self._stored[name]
+
+    def _loaded(self, load: Callable[[], Loaded]) -> Loaded:
         with blamed_on(self.path, "it changed or was damaged; open it again"):
-            return self._stored[name].load()
+            return load()
 
 
 def select(
@@ -105,7 +124,7 @@ def _checked(path: Path, tensor: Stored, shape: tuple[int, ...]) -> Stored:
             f"{path}: {tensor.name} is {list(tensor.shape)}, but the configuration makes it "
             f"{list(shape)}: its files are not of one model"
         )
-    if tensor.dtype not in FLOATS:
+    if tensor.dtype not in FLOATS and tensor.weight is None:
         raise UnsupportedModelError(
             f"{path}: {tensor.name} is {tensor.dtype}: give a checkpoint in "
             "float32, float16 or bfloat16"
@@ -117,5 +136,5 @@ def header(
     name: str, shape: tuple[int, ...], dtype: str, load: Callable[[], torch.Tensor]
 ) -> Stored:
     """A `Stored` whose bytes follow from its shape and type; 0 for a type that is not read."""
-    itemsize = FLOATS[dtype].itemsize if dtype in FLOATS else 0
+    itemsize = _READ[dtype].itemsize if dtype in _READ else 0
     return Stored(name, shape, dtype, math.prod(shape) * itemsize, load)

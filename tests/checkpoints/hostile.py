@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
+from tests.checkpoints.gptq import matrices_of, set_fields, write_gptq
 from tests.checkpoints.writers import CONFIG, random_tensors, write_huggingface, write_llama2c
 
 TOUCHED = "touched"
@@ -103,7 +104,7 @@ def make(root: Path) -> list[Path]:
         folder = write_huggingface(root / f"safetensors {name}", CONFIG, tensors)
         (folder / "model.safetensors").write_bytes(data)
         made.append(folder)
-    return made + _archives(root) + _headers(root) + _claims(root)
+    return made + _archives(root) + _headers(root) + _claims(root) + _quantized(root)
 
 
 def _archives(root: Path) -> list[Path]:
@@ -160,3 +161,22 @@ def _claims(root: Path) -> list[Path]:
     data.write(struct.pack("<i", 1 << 17))
     wide.write_bytes(data.getvalue())
     return [layers, wide]
+
+
+def _quantized(root: Path) -> list[Path]:
+    """GPTQ folders whose configuration or headers claim far more than the file holds."""
+    fields: dict[str, dict[str, object]] = {
+        "groups": {"group_size": 1},
+        "bits": {"bits": 1 << 60},
+        "group": {"group_size": -(1 << 60)},
+        "method": {"quant_method": "../" * 100_000},
+    }
+    made = []
+    for name, changed in fields.items():
+        folder = write_gptq(root / f"gptq {name}", matrices_of())
+        made.append(set_fields(folder, **changed))
+    wide = write_gptq(root / "gptq wide", matrices_of())
+    path = wide / "config.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps(told | {"intermediate_size": 1 << 21, "hidden_size": 1 << 18}))
+    return [*made, wide]

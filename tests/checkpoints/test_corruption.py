@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from llama2gpu.checkpoints import open_checkpoint
 from llama2gpu.config import Config
 from llama2gpu.errors import CheckpointError
+from tests.checkpoints.gptq import matrices_of, write_gptq
 from tests.checkpoints.writers import random_tensors, write_huggingface, write_llama2c, write_meta
 
 CONFIG = Config(
@@ -19,10 +20,11 @@ CONFIG = Config(
 )
 TENSORS = random_tensors(CONFIG)
 LLAMA2C = [("v0", "m.bin"), ("v1", "m.bin"), ("v2", "m.bin")]
-SIZED = [*LLAMA2C, ("safetensors", "model.safetensors")]
+SIZED = [*LLAMA2C, ("safetensors", "model.safetensors"), ("gptq", "model.safetensors")]
 FILES = [
     *SIZED,
     ("safetensors", "config.json"),
+    ("gptq", "config.json"),
     ("shards", "model.safetensors.index.json"),
     ("shards", "model-00002-of-00002.safetensors"),
     ("bin", "pytorch_model.bin"),
@@ -48,6 +50,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_huggingface(root / "safetensors", CONFIG, TENSORS)
     write_huggingface(root / "shards", CONFIG, TENSORS, shards=2)
     write_huggingface(root / "bin", CONFIG, TENSORS, safe=False)
+    write_gptq(root / "gptq", matrices_of(zeros=True))
     return root
 
 

@@ -114,7 +114,7 @@ UNSUPPORTED: dict[str, dict[str, Any]] = {
     "attention_bias": {"attention_bias": True},
     "mlp_bias": {"mlp_bias": True},
     "hidden_act 'gelu'": {"hidden_act": "gelu"},
-    "quantization_config": {"quantization_config": {"quant_method": "gptq"}},
+    "quant_method 'awq'": {"quantization_config": {"quant_method": "awq", "bits": 4}},
     "sliding window of 32": {"model_type": "mistral", "sliding_window": 32},
     "'dynamic'": {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
     "'longrope'": {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}},

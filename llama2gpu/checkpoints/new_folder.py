@@ -1,0 +1,84 @@
+"""A folder that appears whole or not at all: written beside its place, then renamed."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from llama2gpu.errors import RequestError
+from llama2gpu.files import one_line
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder beside `out`, which takes its place when the block ends.
+
+    What was at `out` goes only once the new folder is there; where the block fails, nothing new is
+    left. Raises `RequestError` where the system refuses.
+    """
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield work
+        with writing(out):
+            _finish(work)
+            _replace(work, out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Turns what the system refuses inside into a `RequestError` that names `out`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        detail = error.strerror if isinstance(error, OSError) else None
+        raise RequestError(
+            f"can't write {out}: {detail or one_line(error, 200)}; make room for it, or write "
+            "elsewhere"
+        ) from error
+
+
+def check_place(out: Path, source: Path | None = None) -> None:
+    """Raises `RequestError` where no new folder can take the place, or where the input is."""
+    place = out.resolve()
+    if not place.name or os.path.ismount(place):
+        raise RequestError(f"{out} can't be replaced: give a folder in it")
+    if Path.cwd().is_relative_to(place):
+        raise RequestError(f"{out} holds the current folder: change to another, or give another")
+    if source is not None and source.resolve().is_relative_to(place):
+        raise RequestError(f"{out} holds the model that is read: give another folder")
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise RequestError(f"{out} is no folder: give another name")
+
+
+def _finish(work: Path) -> None:
+    """The permissions of any new folder, and every byte on the disk."""
+    mask = os.umask(0)
+    os.umask(mask)
+    work.chmod(0o777 & ~mask)
+    for path in work.iterdir():
+        path.chmod(0o666 & ~mask)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _replace(work: Path, out: Path) -> None:
+    """Renames `work` to `out`; what lies there is moved aside first, and back where that fails."""
+    aside = work.with_name(work.name + ".old")
+    replaced = out.exists()
+    if replaced:
+        out.rename(aside)
+    try:
+        work.rename(out)
+    except OSError:
+        if replaced:
+            aside.rename(out)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
