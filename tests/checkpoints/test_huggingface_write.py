@@ -11,15 +11,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llama2gpu.checkpoints import Checkpoint, huggingface_write, open_checkpoint, tensor_shapes
+from llama2gpu.checkpoints import (
+    Checkpoint,
+    huggingface_write,
+    open_checkpoint,
+    tensor_shapes,
+)
 from llama2gpu.checkpoints.huggingface_write import Writer
 from llama2gpu.checkpoints.huggingface_write import write_huggingface as write
 from llama2gpu.config import Config
-from llama2gpu.errors import CheckpointError, RequestError
+from llama2gpu.errors import RequestError
 from llama2gpu.quant import Dense, Int4, Int8, Weight, int4
-from llama2gpu.tokenizer import load_tokenizer
 from tests.checkpoints.gptq import CONFIG, canonical_rows, module_of, read_parts
-from tests.checkpoints.writers import HF_TOP, Tensors, half_split, random_tensors, write_llama2c
+from tests.checkpoints.writers import HF_TOP, Tensors, half_split, random_tensors
 
 DENSE = random_tensors(CONFIG, torch.float16)
 MATRICES = [name for name, shape in tensor_shapes(CONFIG) if len(shape) == 2 and name != "embed"]
@@ -271,61 +275,3 @@ def test_rows_that_fill_no_word(tmp_path: Path) -> None:
         write(tmp_path / "out", odd, torch.float16) as folder,
     ):
         folder.add("layers.0.w1", random_weight((36, 64), 4, 32))
-
-
-def test_files_go_along(tmp_path: Path) -> None:
-    source_path = tmp_path / "in"
-    save(source_path, DENSE)
-    beside = {
-        "tokenizer.json": b"{1",
-        "tokenizer_config.json": b"{2",
-        "chat_template.jinja": b"{3",
-        "special_tokens_map.json": b"{4",
-        "generation_config.json": b'{"eos_token_id": [5, 6]}',
-    }
-    for name, data in {**beside, "README.md": b"5"}.items():
-        (source_path / name).write_bytes(data)
-    source = open_checkpoint(source_path)
-    source.bos_id = 4
-    with write(tmp_path / "out", CONFIG, torch.float16, source=source) as folder:
-        for name in DENSE:
-            folder.add(name, source.weight(name))
-    assert {n: (tmp_path / "out" / n).read_bytes() for n in beside} == beside
-    assert not (tmp_path / "out" / "README.md").exists()
-    read = open_checkpoint(tmp_path / "out")
-    assert (read.bos_id, read.stop_ids) == (4, (5, 6))
-    (source_path / "chat_template.jinja").unlink()
-    (source_path / "chat_template.jinja").mkdir()
-    with (
-        pytest.raises(CheckpointError, match="not a regular file"),
-        write(tmp_path / "other", CONFIG, torch.float16, source=source) as folder,
-    ):
-        add_all(folder, DENSE)
-    assert not (tmp_path / "other").exists()
-
-
-def test_from_a_llama2c_file(tmp_path: Path, stories: Path) -> None:
-    source = open_checkpoint(stories / "stories260K.bin")
-    tokenizer = load_tokenizer(stories / "tok512.bin", vocab=512)
-    for given in (None, tokenizer):
-        out = tmp_path / str(given is None)
-        with write(out, source.config, torch.float32, source=source, tokenizer=given) as folder:
-            for name, _ in tensor_shapes(source.config):
-                folder.add(name, source.weight(name))
-        read = open_checkpoint(out)
-        assert read.config == source.config
-        assert (read.bos_id, read.stop_ids) == (1, (1, 2))
-        for name, _ in tensor_shapes(source.config):
-            assert torch.equal(read.read(name), source.read(name)), name
-        assert [path.name for path in read.tokenizer_files] == ["tokenizer.bin"]
-        text = "Once upon a time, there was a kite."
-        assert load_tokenizer(out, vocab=512).encode(text) == tokenizer.encode(text)
-
-
-def test_a_single_file_beside_its_tokenizer(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.model").write_bytes(b"words")
-    source = open_checkpoint(write_llama2c(tmp_path / "m.bin", CONFIG, random_tensors(CONFIG)))
-    with write(tmp_path / "out", CONFIG, torch.float16, source=source) as folder:
-        for name, _ in tensor_shapes(CONFIG):
-            folder.add(name, source.read(name))
-    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == b"words"
