@@ -19,6 +19,14 @@ COMMANDS = {
     "doctor": ("llama2gpu.cli.doctor", "Say what can run on this machine, and what can't and why."),
     "inspect": ("llama2gpu.cli.inspect", "Show what a checkpoint holds."),
     "tokenize": ("llama2gpu.cli.tokenize", "Show the tokens of a text."),
+    "quantize": (
+        "llama2gpu.cli.quantize",
+        "Quantize a checkpoint into a Hugging Face FOLDER.",
+    ),
+    "eval": (
+        "llama2gpu.cli.eval",
+        "Measure how well a model predicts TEXT, and what quantization costs.",
+    ),
     "train": ("llama2gpu.cli.train", "Train a small Llama on text files."),
 }
 

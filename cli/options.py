@@ -44,6 +44,10 @@ norm_eps = click.option(
     type=click.FloatRange(min=0.0, max=1.0, min_open=True, max_open=True),
     help="Epsilon of RMSNorm, where the checkpoint has none or a wrong one.",
 )
+threads = click.option(
+    "--threads", type=click.IntRange(1, 1024), help="CPU threads to compute with."
+)
+quiet = click.option("-q", "--quiet", is_flag=True, help="Print nothing on stderr.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 backend = click.option(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def loading(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+def loading(quiet: bool, doing: str = "loading") -> Iterator[Callable[[int, int], None]]:
     """A bar for bytes of weights, where stderr is a terminal; it vanishes when done."""
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield lambda done, total: None
@@ -15,9 +15,9 @@ def loading(quiet: bool) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn("loading"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    columns = TextColumn(doing), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("loading", total=None)
+        task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llama2gpu.cli import options
+from llama2gpu.cli import options, quant_options
 
 if TYPE_CHECKING:
     from llama2gpu.api import Generation, Llama
@@ -27,18 +27,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Type of the weights; auto keeps the stored one on a CPU.",
 )
-@click.option(
-    "--quant",
-    type=click.Choice(["none", "int8", "int4"]),
-    default="none",
-    show_default=True,
-    help="Quantize the weights.",
-)
+@quant_options.quantization(default="none")
 @options.sampling
 @click.option("--ctx", "context", type=click.IntRange(1), help="Positions to use at most.")
 @options.rope_theta
 @options.norm_eps
-@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads to compute with.")
+@options.threads
 @click.option(
     "--kv-dtype",
     type=click.Choice(["auto", "int8"]),
@@ -58,7 +52,7 @@ if TYPE_CHECKING:
 @click.option("--show-prompt", is_flag=True, help="Print the exact prompt and its ids on stderr.")
 @click.option("--no-echo", is_flag=True, help="Leave the prompt out of the text.")
 @options.as_json
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing on stderr.")
+@options.quiet
 def command(
     prompt: str | None,
     prompt_file: Path | None,
@@ -75,6 +69,7 @@ def command(
     checkpoint's kind has a default one. Without --model it is the small storyteller that comes
     with the package, which --model stories names.
     """
+    from llama2gpu.quantizer import left_dense
     from llama2gpu.tokenizer import well_formed
 
     if quiet and show_prompt:
@@ -93,6 +88,8 @@ def command(
     generation = llama.stream(prompt, **asked)
     if not quiet:
         click.echo(_headline(llama), err=True)
+        if (note := left_dense(llama.outcomes)) is not None:
+            click.echo(note, err=True)
     if show_prompt:
         ids = list(generation.sequence.request.prompt)
         click.echo(f"prompt: {prompt!r}\nids: {ids}", err=True)
@@ -113,6 +110,7 @@ def _load(rest: dict[str, Any], quiet: bool) -> "Llama":
 
         from llama2gpu.api import DEFAULT_MODEL, load
 
+    spec = quant_options.quant_spec(rest)
     if rest["threads"]:
         torch.set_num_threads(rest["threads"])
     with loading(quiet) as progress:
@@ -123,7 +121,8 @@ def _load(rest: dict[str, Any], quiet: bool) -> "Llama":
             device=rest["device"],
             dtype=rest["dtype"],
             ops=dict(rest["op"]),
-            quant=rest["quant"],
+            quant=spec or "none",
+            calibration=rest["calibration"],
             context=rest["context"],
             rope_theta=rest["rope_theta"],
             norm_eps=rest["norm_eps"],
@@ -154,6 +153,8 @@ def _print(generation: "Generation", prompt: str, as_json: bool, no_echo: bool) 
 
 
 def _headline(llama: "Llama") -> str:
+    import torch
+
     checkpoint, backend = llama.checkpoint, llama.backend
     parts = [
         f"{checkpoint.path.name} ({checkpoint.format}, {_short(checkpoint.config.parameters)})",
@@ -161,6 +162,9 @@ def _headline(llama: "Llama") -> str:
         f"device {backend.device}",
         f"dtype {llama.dtype}",
     ]
+    kinds = dict.fromkeys(outcome.kind for outcome in llama.outcomes if outcome.quantized)
+    parts += [f"quantized to {' and '.join(kinds)}"] if kinds else []
+    parts += ["cache int8"] if llama.engine.cache.dtype == torch.int8 else []
     return " · ".join(parts)
 
 

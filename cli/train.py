@@ -132,7 +132,7 @@ def finite(ctx: click.Context, parameter: click.Parameter, value: float) -> floa
 @click.option("--threads", type=click.IntRange(1), help="CPU threads to compute with.")
 @click.option("--resume", is_flag=True, help="Continue an unfinished training of FOLDER.")
 @click.option("--overwrite", is_flag=True, help="Replace a FOLDER that this command wrote.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing on stderr.")
+@options.quiet
 def command(resume: bool, overwrite: bool, quiet: bool, **values: Any) -> None:
     """Train a small Llama on text files.
 

@@ -1,7 +1,7 @@
 """The Python API: load a model, generate, stream."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +13,16 @@ import torch
 
 from llama2gpu.backends import choose_backend
 from llama2gpu.backends.base import Backend
+from llama2gpu.calibrate import CalibratedQuantizer, calibration_windows
 from llama2gpu.checkpoints import SHIPPED, Checkpoint, open_checkpoint
-from llama2gpu.checkpoints.weights import Progress, load_weights
+from llama2gpu.checkpoints.weights import Progress, Quantizer, load_weights
+from llama2gpu.documents import read_documents
 from llama2gpu.engine import Engine, Stats
-from llama2gpu.errors import BackendError, RequestError
+from llama2gpu.errors import RequestError
 from llama2gpu.model import Model
+from llama2gpu.quant import QuantSpec
+from llama2gpu.quant.spec import CALIBRATED, parse_spec
+from llama2gpu.quantizer import Outcome, RoundingQuantizer
 from llama2gpu.request import Request, Sequence, StopReason, Token
 from llama2gpu.sampling import SamplingParams
 from llama2gpu.text import TextStream
@@ -25,7 +30,6 @@ from llama2gpu.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PREFILL = ("parallel", "sequential")
-QUANT = ("none", "int8", "int4")
 KV_DTYPES = {"auto": None, "int8": torch.int8}
 
 #: What is loaded where nothing is named: the model that comes with the package.
@@ -127,6 +131,8 @@ class Llama:
         self.live: WeakValueDictionary[Sequence, Generation] = WeakValueDictionary()
         self.lock = RLock()
         self.load_seconds = 0.0
+        #: What became of each matrix that was to be quantized.
+        self.outcomes: list[Outcome] = []
 
     @property
     def backend(self) -> Backend:
@@ -192,7 +198,8 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     ops: Mapping[str, str] | None = None,
-    quant: str = "none",
+    quant: str | QuantSpec = "none",
+    calibration: str | Path | None = None,
     context: int | None = None,
     rope_theta: float | None = None,
     norm_eps: float | None = None,
@@ -206,6 +213,8 @@ def load(
     model: file, folder, Hub name, or "stories", which comes with the package.
     tokenizer: where it does not lie beside the model.
     ops: single ops from other backends, {op: backend}. context: positions of a sequence at most.
+    quant: "none", a `QuantSpec`, or text such as "int4" or "int8:32" (`quant.spec.parse_spec`).
+    calibration: a text file for gptq and awq.
     kv_dtype: of cached keys and values; "auto" as the activations, "int8" about half of 16 bits.
     kv_cache=False recomputes every step; prefill="sequential" takes prompts a token at a time.
     Raises a `Llama2GPUError` that says what is wrong and what mends it.
@@ -213,15 +222,13 @@ def load(
     began = time.perf_counter()
     for name, value, known in (
         ("dtype", dtype, ("auto", *DTYPES)),
-        ("quant", quant, QUANT),
         ("kv_dtype", kv_dtype, KV_DTYPES),
         ("prefill", prefill, PREFILL),
     ):
         if value not in known:
             raise RequestError(f"{name} is {value!r}: choose {', '.join(known)}")
     server = choose_backend(backend, device, ops)
-    if quant != "none":
-        raise BackendError(f"backend {server.name!r} has no {quant} weights: use --quant none")
+    spec = parse_spec(quant) if isinstance(quant, str) and quant != "none" else quant
     checkpoint = open_checkpoint(model, rope_theta=rope_theta, norm_eps=norm_eps)
     vocab = checkpoint.config.vocab
     words = (
@@ -230,7 +237,11 @@ def load(
         else load_tokenizer(tokenizer, vocab=vocab)
     )
     _check_context(context, checkpoint)
-    net = build_model(checkpoint, server, dtype, context, progress)
+    quantizer = None
+    outcomes: list[Outcome] = []
+    if isinstance(spec, QuantSpec):
+        quantizer = open_quantizer(checkpoint, spec, server, words, calibration, outcomes.append)
+    net = build_model(checkpoint, server, dtype, context, progress, quantizer)
     engine = Engine(
         net,
         chunk=1 if prefill == "sequential" else 512,
@@ -238,6 +249,7 @@ def load(
         kv_dtype=KV_DTYPES[kv_dtype],
     )
     llama = Llama(checkpoint, words, engine)
+    llama.outcomes = outcomes
     llama.load_seconds = time.perf_counter() - began
     return llama
 
@@ -248,11 +260,39 @@ def build_model(
     dtype: str = "auto",
     context: int | None = None,
     progress: Progress = lambda done, total: None,
+    quantizer: Quantizer | None = None,
 ) -> Model:
-    """The checkpoint's weights, placed on the backend."""
+    """The checkpoint's weights, quantized if asked, placed on the backend."""
     kind = auto_dtype(checkpoint.dtype, backend.device) if dtype == "auto" else DTYPES[dtype]
-    weights = load_weights(checkpoint, kind, backend.prepare, backend.device, progress)
+    weights = load_weights(checkpoint, kind, backend.prepare, backend.device, progress, quantizer)
     return Model(checkpoint.config, weights, backend, kind, context)
+
+
+def open_quantizer(
+    checkpoint: Checkpoint,
+    spec: QuantSpec,
+    backend: Backend,
+    tokenizer: Tokenizer | None = None,
+    calibration: str | Path | None = None,
+    report: Callable[[Outcome], None] = lambda outcome: None,
+    *,
+    errors: bool = False,
+) -> Quantizer:
+    """What quantizes the checkpoint's weights as `spec` says, for one reading of them.
+
+    tokenizer: of the calibration text, the checkpoint's own if None. Raises `RequestError` where a
+    calibrated method has no text, or one that is too short.
+    """
+    config = checkpoint.config
+    if spec.method not in CALIBRATED:
+        return RoundingQuantizer(spec, config, report, errors=errors)
+    if calibration is None:
+        raise RequestError(f"{spec.method} needs a calibration text: give --calibrate TEXT")
+    words = tokenizer or find_tokenizer(checkpoint.tokenizer_files, vocab=config.vocab)
+    ends = list(words.eos_ids[:1])
+    ids = [id for text in read_documents([Path(calibration)]) for id in words.encode(text) + ends]
+    windows = calibration_windows(ids, config.context)
+    return CalibratedQuantizer(spec, config, backend, windows, report, errors=errors)
 
 
 def auto_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:

@@ -41,6 +41,11 @@ class KVCache:
         return map(LayerCache, *self._parts)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of keys and values; int8 where they are quantized."""
+        return self._parts[0].dtype
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all pages."""
         return sum(part.nbytes for part in self._parts)

@@ -5,6 +5,9 @@ from typing import Any
 
 import torch
 
+#: The matrices of a layer, in the order in which a token meets them, and the op that reads each.
+LAYER_OPS = {"w_qkv": "qkv", "w_o": "project_add", "w_13": "gate_up", "w_2": "project_add"}
+
 
 @dataclass(frozen=True)
 class LayerWeights:

@@ -17,7 +17,8 @@ MAPPED = {"llama2gpu.cli": "cli", "llama2gpu.kernels": "kernels"}
 BASE = {"config", "errors", "quant", "weights"}
 STEP = {"batch", "cache", "model", "sampling"}
 ENGINE = BASE | STEP | {"ops", "backends.base", "request", "engine"}
-API = ENGINE | {"api", "text", "backends", "checkpoints", "tokenizer"}
+QUANTIZING = {"quantizer", "calibrate"}
+API = ENGINE | QUANTIZING | {"api", "text", "backends", "checkpoints", "documents", "tokenizer"}
 
 #: What a part may import besides itself; a part is the longest name here that begins a module's.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -27,11 +28,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights": {"quant"},
     "ops": BASE,
     "files": set(),
+    "documents": {"errors"},
     "tokenizer": {"errors", "files"},
     "text": {"errors"},
     "checkpoints": BASE | {"files"},
     **dict.fromkeys(
-        ("checkpoints.huggingface_fields", "checkpoints.huggingface_write"),
+        ("checkpoints.huggingface_fields", "checkpoints.huggingface_write", "checkpoints.save"),
         BASE | {"checkpoints", "files", "tokenizer"},
     ),
     "kernels": BASE | {"ops"},
@@ -39,10 +41,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(STEP, BASE | STEP | {"ops", "backends.base"}),
     "request": BASE | {"sampling"},
     "engine": ENGINE,
+    "quantizer": BASE,
+    "calibrate": BASE | STEP | {"backends.base", "ops", "quantizer"},
     "api": API,
-    **dict.fromkeys(("calibrate", "measure", "server"), API),
-    "training": BASE | {"checkpoints", "ops", "tokenizer"},
-    "cli": API | {"calibrate", "kernels", "measure", "server", "training"},
+    **dict.fromkeys(("measure", "server"), API),
+    "training": BASE | {"checkpoints", "documents", "ops", "tokenizer"},
+    "cli": API | {"kernels", "measure", "server", "training"},
     "__init__": API,
     "__main__": {"cli"},
 }

@@ -168,6 +168,16 @@ class Backend(ABC):
         quantized cache may multiply keys and values or, which is less, scores and probabilities.
         """
 
+    def linear_with(
+        self, x: Tensor, weight: Prepared, norm: Norm | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        """`linear` of the normalized x, plus the residual: what the default fused ops are made of.
+
+        No op of its own, so that it can't be borrowed; a backend may do it in one kernel.
+        """
+        y = self.linear(x if norm is None else self.rms_norm(x, norm), weight)
+        return y if residual is None else y + residual
+
     # Fused ops: five make a decoder layer
 
     def qkv(
@@ -178,7 +188,7 @@ class Backend(ABC):
         x [T, dim], weight [(heads + 2 kv_heads) · head_dim, dim] → q [T, heads, head_dim].
         """
         _, kv_heads, _, head_dim = cache.k.shape
-        y = self.linear(self.rms_norm(x, norm), weight)
+        y = self.linear_with(x, weight, norm)
         heads = y.shape[1] // head_dim - 2 * kv_heads
         y = y.view(len(x), heads + 2 * kv_heads, head_dim)
         turned = self.rope(y[:, :-kv_heads], rope, batch.positions)
@@ -191,8 +201,7 @@ class Backend(ABC):
 
     def project_add(self, a: Tensor, weight: Prepared, x: Tensor | None) -> Tensor:
         """A · Wᵀ + x, where the residual x [T, dim] is optional: [T, K] → [T, dim]."""
-        y = self.linear(a, weight)
-        return y if x is None else y + x
+        return self.linear_with(a, weight, residual=x)
 
     def gate_up(self, x: Tensor, norm: Norm, weight: Prepared) -> Tensor:
         """RMSNorm, both projections (rows interleaved gate, up), silu(gate) · up.
@@ -203,7 +212,7 @@ class Backend(ABC):
 
     def logits(self, x: Tensor, norm: Norm, weight: Prepared) -> Tensor:
         """Final RMSNorm and head: [S, dim] and [vocab, dim] → at least float32 [S, vocab]."""
-        y = self.linear(self.rms_norm(x, norm), weight)
+        y = self.linear_with(x, weight, norm)
         return y.to(torch.promote_types(y.dtype, torch.float32))
 
     def sample(self, logits: Tensor, params: SampleParams) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,7 @@ class NumpyBackend(Backend):
 
     def prepare(self, weight: Weight, op: str) -> Array:
         """The matrix in the type it computes in."""
-        return self._array(weight.data)
+        return self._array(weight.dequantize(self.activation_dtype(torch.float32)))
 
     def embed(self, tokens: Tensor, weight: Prepared) -> Tensor:
         """See `Backend.embed`."""

@@ -32,7 +32,9 @@ def borrow(primary: Backend, others: Mapping[str, Backend]) -> Backend:
 
     def prepare(weight: Weight, op: str) -> Prepared:
         # a lender computes in the type of the activations that it is handed
-        lent = Dense(weight.data.to(primary.activation_dtype(weight.data.dtype)))
+        lent = weight
+        if isinstance(weight, Dense):
+            lent = Dense(weight.data.to(primary.activation_dtype(weight.data.dtype)))
         if op in others:
             return others[op].prepare(lent, op)
         if composes(primary, op) and "linear" in others:

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llama2gpu.backends.base import Backend, Batch, LayerCache, Norm, Prepared, Probe, Rope
-from llama2gpu.backends.cpu_row import cpu_linear, cpu_rms_norm_row
+from llama2gpu.backends.cpu_row import cpu_rms_norm_row
+from llama2gpu.backends.matrix import Matrix
+from llama2gpu.backends.prepare import prepare_matrix
 from llama2gpu.backends.torch_attention import Places, decode, find_places, sequence, write
-from llama2gpu.quant import Weight
+from llama2gpu.quant import Dense, Weight
 
 
 class _Turns(NamedTuple):
@@ -49,16 +51,17 @@ class TorchBackend(Backend):
             return Probe(False, f"PyTorch {torch.__version__} can't use {device}: {reason}")
         return Probe(ok, f"PyTorch {torch.__version__} on {device_name(device)}")
 
-    def prepare(self, weight: Weight, op: str) -> Tensor:
-        """The matrix on the device; for `gate_up` all gate rows before all up rows."""
-        data = weight.data.to(self.device)
-        if op == "gate_up":
-            data = data.view(-1, 2, data.shape[1]).transpose(0, 1).reshape(data.shape)
-        return data.contiguous()
+    def prepare(self, weight: Weight, op: str) -> Weight | Matrix:
+        """What multiplies fastest on the device; an embedding stays as it is, to be gathered."""
+        weight = weight.to(self.device)
+        return weight if op == "embed" else prepare_matrix(weight, self.kind, op == "gate_up")
 
     def embed(self, tokens: Tensor, weight: Prepared) -> Tensor:
         """See `Backend.embed`."""
-        return F.embedding(tokens, weight)
+        table: Weight = weight
+        if isinstance(table, Dense):
+            return F.embedding(tokens, table.data)
+        return table.rows(tokens).dequantize(torch.float32)
 
     def rms_norm(self, x: Tensor, norm: Norm) -> Tensor:
         """See `Backend.rms_norm`."""
@@ -68,7 +71,18 @@ class TorchBackend(Backend):
 
     def linear(self, x: Tensor, weight: Prepared) -> Tensor:
         """See `Backend.linear`."""
-        return self._linear(x, weight)
+        matrix: Matrix = weight
+        return matrix.linear(x)
+
+    def linear_with(
+        self, x: Tensor, weight: Prepared, norm: Norm | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        """See `Backend.linear_with`; one kernel where the matrix has it."""
+        if self.borrowed:
+            return super().linear_with(x, weight, norm, residual)
+        matrix: Matrix = weight
+        y = matrix.fused(x, norm, residual, gated=False)
+        return super().linear_with(x, weight, norm, residual) if y is None else y
 
     def rope(self, x: Tensor, rope: Rope, positions: Tensor) -> Tensor:
         """See `Backend.rope`."""
@@ -84,9 +98,10 @@ class TorchBackend(Backend):
         return F.silu(x[:, 0::2]) * x[:, 1::2]
 
     def gate_up(self, x: Tensor, norm: Norm, weight: Prepared) -> Tensor:
-        """See `Backend.gate_up`; halves multiply several times faster than interleaved columns."""
-        gate, up = self._linear(self.rms_norm(x, norm), weight).chunk(2, dim=1)
-        return F.silu(gate) * up
+        """See `Backend.gate_up`."""
+        matrix: Matrix = weight
+        y = matrix.fused(x, norm, None, gated=True)
+        return matrix.gated(self.rms_norm(x, norm)) if y is None else y
 
     def write_kv(self, k: Tensor, v: Tensor, batch: Batch, cache: LayerCache) -> None:
         """See `Backend.write_kv`."""
@@ -105,9 +120,6 @@ class TorchBackend(Backend):
                 out[end : end + new] = sequence(q[end : end + new], length, table, cache)
                 end += new
         return out
-
-    def _linear(self, x: Tensor, weight: Tensor) -> Tensor:
-        return cpu_linear(x, weight) if self.kind == "cpu" else F.linear(x, weight)
 
     def _places(self, batch: Batch, cache: LayerCache) -> Places:
         places = self._last_places

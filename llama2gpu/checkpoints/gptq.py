@@ -7,7 +7,7 @@ row n is `(q − zero) · scale` of group `g_idx[k]`. Layout: AutoGPTQ and GPTQM
 
 Matrices stay packed wherever `Int4` and `Int8` can hold them. The others become dense: 4-bit
 columns or groups that are no multiple of 32, groups of unequal size, 8-bit zero points besides 128,
-8-bit values of 0 (that is −128), 8-bit columns in another order.
+8-bit columns in another order.
 """
 
 from collections.abc import Iterator, Mapping
@@ -233,8 +233,6 @@ class _Matrix:
         data = torch.empty(*self.shape, dtype=torch.int8)
         for block, words in self._blocks():
             values = unpack(words, 8)
-            if not bool(values.all()):
-                return None
             data[block] = (values ^ 128).view(torch.int8)
         return Int8(data, scales)
 

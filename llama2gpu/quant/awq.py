@@ -1,6 +1,6 @@
 """AWQ (Lin et al., 2023): columns that matter most are scaled up before they are rounded."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -17,7 +17,11 @@ FAINTEST = 1e-4
 
 
 def awq_scale(
-    matrix: torch.Tensor, spec: QuantSpec, group: int, moments: torch.Tensor
+    matrix: torch.Tensor,
+    spec: QuantSpec,
+    group: int,
+    moments: torch.Tensor,
+    constrain: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """The factor of each column, float32 `[K]`, with which `matrix` `[N, K]` rounds best to int4.
 
@@ -25,13 +29,15 @@ def awq_scale(
     the power 1 − α, normalized to a geometric mean of 1; α is the one of least output error
     tr(ΔW·H·ΔWᵀ), H the moments `[K, K]`, ΔW = Q(W·scale) / scale − W. The scale is 1 where none is
     better, so the error is never above rtn's. The inputs are to be divided by the scale, which
-    whoever makes them can do beforehand: the norm, or the rows of the matrix before.
+    whoever makes them can do beforehand: the norm, or the rows of the matrix before; `constrain`
+    brings a scale into a form that they can.
     """
     moments = moments.to(matrix.device, torch.float32)
     sample = matrix[_sample(len(matrix)).to(matrix.device)]
-    best = min(
-        _scales(sample, group, moments), key=lambda s: _error(sample, spec, group, moments, s)
-    )
+    scales = _scales(sample, group, moments)
+    if constrain is not None:
+        scales = map(constrain, scales)
+    best = min(scales, key=lambda s: _error(sample, spec, group, moments, s))
     ones = torch.ones_like(best)
     return min((ones, best), key=lambda s: _error(matrix, spec, group, moments, s))
 

@@ -1,5 +1,6 @@
 """What is asked of a quantization, and which tensors can be had that way."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,3 +63,22 @@ class QuantSpec:
 
 def _listed(kind: str) -> str:
     return ", ".join(map(str, GROUPS)) + (", or row" if kind == "int8" else "")
+
+
+_SPEC = re.compile(r"(\w+)(?::(\d{1,6}))?(?::([a-z]+))?(\+zeros)?(\+head)?")
+
+
+def parse_spec(text: str) -> QuantSpec:
+    """The quantization that `kind[:group][:method][+zeros][+head]` asks for.
+
+    int4 is in groups of 128, by rtn, where that is not said: "int8", "int8:32", "int4:gptq",
+    "int4:32:hqq+zeros+head". Raises `RequestError` for another form and for what does not exist.
+    """
+    if not (found := _SPEC.fullmatch(text)):
+        raise RequestError(
+            f"quantization {text!r} is not of the form kind[:group][:method][+zeros][+head]: "
+            "give int8, int4:32 or int4:128:gptq+head, say"
+        )
+    kind, group, method, zeros, head = found.groups()
+    columns = int(group) if group else GROUPS[0] if kind == "int4" else None
+    return QuantSpec(kind, columns, method or "rtn", zeros is not None, head is not None)

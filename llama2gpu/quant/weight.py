@@ -44,7 +44,7 @@ class Dense:
 class Int8:
     """Column k of row n is `data[n, k] · scales[n, k // group]`.
 
-    data: int8 `[N, K]`, −127 to 127. scales: float16, bfloat16 or float32 `[N, K / group]`; a
+    data: int8 `[N, K]`. scales: float16, bfloat16 or float32 `[N, K / group]`; a
     single group is a scale for each row.
     """
 

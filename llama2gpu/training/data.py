@@ -1,18 +1,14 @@
-"""Text files as one stream of tokens, and batches drawn from it."""
+"""Documents as one stream of tokens, and batches drawn from it."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from llama2gpu.errors import RequestError
 from llama2gpu.tokenizer import Tokenizer
-
-#: A line that is exactly this stands between two documents of a file.
-SEPARATOR = "<|endoftext|>"
 
 Tokens = np.ndarray[tuple[int], np.dtype[np.integer]]
 Places = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -58,45 +54,6 @@ class Corpus:
         windows = self.held_out[starts + np.arange(self.context + 1)].astype(np.int64)
         for start in range(0, count, size):
             yield torch.from_numpy(windows[start : start + size])
-
-
-def read_documents(paths: Sequence[Path]) -> list[str]:
-    """The documents of UTF-8 text files, in order, the empty ones left out.
-
-    Raises `RequestError` for a file that is missing, empty, or no text.
-    """
-    documents = [document for path in paths for document in _split(_read(path))]
-    if not documents:
-        raise RequestError(f"no text between the lines {SEPARATOR}: give text files")
-    return documents
-
-
-def _read(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RequestError(f"can't read {path}: {error.strerror}; give text files") from error
-    if not data.strip():
-        raise RequestError(f"{path} is empty: give a file of text")
-    if b"\0" in data:
-        raise RequestError(f"{path} has NUL bytes, so it is no text: give UTF-8 text files")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            f"{path} is not UTF-8 (byte {error.start}): convert it, with iconv -t UTF-8 say"
-        ) from error
-
-
-def _split(text: str) -> Iterator[str]:
-    lines: list[str] = []
-    for line in [*text.replace("\r\n", "\n").split("\n"), SEPARATOR]:
-        if line != SEPARATOR:
-            lines.append(line)
-            continue
-        if document := "\n".join(lines).strip("\n"):
-            yield document
-        lines = []
 
 
 def encode_corpus(

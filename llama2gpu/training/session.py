@@ -7,9 +7,10 @@ from contextlib import suppress
 import torch
 
 from llama2gpu.checkpoints import Checkpoint, open_checkpoint
+from llama2gpu.documents import read_documents
 from llama2gpu.errors import RequestError
 from llama2gpu.training import files, plot
-from llama2gpu.training.data import encode_corpus, read_documents
+from llama2gpu.training.data import encode_corpus
 from llama2gpu.training.export import export_files
 from llama2gpu.training.loop import Record, Trainer
 from llama2gpu.training.metrics import Metrics, read_metrics

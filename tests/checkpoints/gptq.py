@@ -88,7 +88,7 @@ def random_matrix(
     middle = np.full((rows, groups), 1 << bits - 1)
     any_zeros = rng.integers(1, 1 << bits, (rows, groups))
     return Matrix(
-        values=rng.integers(bits // 8, 1 << bits, (rows, columns)),  # 8 bits: no -128
+        values=rng.integers(0, 1 << bits, (rows, columns)),
         zeros=any_zeros if zeros else middle,
         scales=rng.uniform(0.001, 0.02, (rows, groups)).astype(np.float16),
         g_idx=np.arange(columns) // group,

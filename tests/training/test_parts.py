@@ -9,9 +9,10 @@ import torch
 
 from llama2gpu.checkpoints import open_checkpoint
 from llama2gpu.config import Config, RopeScaling
+from llama2gpu.documents import read_documents
 from llama2gpu.errors import RequestError
 from llama2gpu.tokenizer.sentencepiece import read_sentencepiece
-from llama2gpu.training.data import Corpus, encode_corpus, read_documents
+from llama2gpu.training.data import Corpus, encode_corpus
 from llama2gpu.training.export import export_files
 from llama2gpu.training.loop import Record, Settings, make_optimizer, training_dtype
 from llama2gpu.training.net import Net

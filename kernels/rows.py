@@ -1,0 +1,124 @@
+"""The CPU's row kernels: rows.c, compiled where a compiler is at hand, and bound.
+
+Nothing requires them: without a compiler PyTorch's own kernels serve. The library is built once for
+a compiler and a processor, kept in the user's cache, and checked before it is used.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+SOURCES = ("rows.c", "rows.h", "rows_dense.h", "rows_packed.h")
+#: A compiler to use instead of the ones that are looked for; "none" for none.
+COMPILER = "LLAMA2GPU_CC"
+
+KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+INT8, INT4 = 3, 4
+NO_SWIGLU, INTERLEAVED, HALVES = range(3)
+
+_FLAGS = ("-O3", "-std=gnu17", "-fPIC", "-fwrapv", "-fno-math-errno", "-fopenmp")
+
+
+class Library(NamedTuple):
+    """The bound library, or None and why."""
+
+    bound: ctypes.CDLL | None
+    detail: str
+
+
+@cache
+def library() -> Library:
+    """The compiled kernels; the first call may compile them, which takes a few seconds."""
+    try:
+        compiler = _compiler()
+        path = _build(compiler)
+        return Library(_bind(path), f"{path.name} by {compiler}")
+    except (OSError, _NotBuiltError) as error:
+        return Library(None, str(error))
+
+
+class _NotBuiltError(Exception):
+    pass
+
+
+def _compiler() -> str:
+    wanted = os.environ.get(COMPILER)
+    names = [wanted] if wanted else ["gcc", "cc"]
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if found is None:
+        raise _NotBuiltError(f"no C compiler ({', '.join(names)}): install gcc")
+    return found
+
+
+def _build(compiler: str) -> Path:
+    """The path of the library, compiled where it is not in the cache."""
+    here = Path(__file__).resolve().parent
+    native = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
+    version = _run([compiler, "--version"])
+    parts = [(here / name).read_text(encoding="utf-8") for name in SOURCES]
+    parts += [compiler, version, native, *_FLAGS, _processor()]
+    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    path = _cache() / f"rows-{name}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made, shared = f"{folder}/rows.o", f"{folder}/rows.so"
+            _run([compiler, *_FLAGS, native, "-c", str(here / SOURCES[0]), "-o", made])
+            # not linked with OpenMP: PyTorch's own copy, loaded already, has the threads
+            _run([compiler, "-shared", made, "-o", shared, "-lm"])
+            Path(shared).replace(path)
+    return path
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    except (subprocess.SubprocessError, UnicodeDecodeError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        raise _NotBuiltError(f"{command[0]} can't build the row kernels: {said[0]}") from error
+    return done.stdout
+
+
+def _cache() -> Path:
+    """A folder that the user alone writes to: what lies in it is run."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(home) / "llama2gpu"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_mode & 0o022:
+        raise _NotBuiltError(
+            f"others can write to {folder}: chmod go-w it, so that it can be trusted"
+        )
+    return folder
+
+
+def _processor() -> str:
+    """What `native` means here."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def _bind(path: Path) -> ctypes.CDLL:
+    bound = ctypes.CDLL(str(path))
+    pointer, number, count = ctypes.c_void_p, ctypes.c_int, ctypes.c_long
+    weight: list[Any] = [number, pointer, number, pointer, pointer]
+    bound.rows_matmul.argtypes = [
+        pointer, number, count, pointer, ctypes.c_float, *weight, count, count, count,
+        pointer, number, pointer, number,
+    ]  # fmt: skip
+    bound.rows_matmul.restype = number
+    bound.rows_unpack.argtypes = [
+        *weight, count, count, count, count, number, pointer, number,
+    ]  # fmt: skip
+    bound.rows_unpack.restype = None
+    return bound

@@ -1,0 +1,55 @@
+// A row of float32, float16 or bfloat16 weights times M tokens; kind and M are constants here.
+
+// The last, partial vector is read through a copy.
+INLINE void add_products(int kind, int M, const void *row, const Inputs *in, long end,
+                         floats sum[][2]) {
+  long at = 0;
+  for (; at + 2 * LANES <= end; at += 2 * LANES)
+    for (int half = 0; half < 2; half++) {
+      floats weights = load_values(kind, row, at + half * LANES);
+      for (int m = 0; m < M; m++)
+        sum[m][half] += weights * load_floats(in->wide + m * in->width + at + half * LANES);
+    }
+  for (; at < end; at += LANES) {
+    char rest[4 * LANES] = {0};
+    long count = end - at < LANES ? end - at : LANES;
+    memcpy(rest, (const char *)row + at * size_of(kind), count * size_of(kind));
+    floats weights = load_values(kind, rest, 0);
+    for (int m = 0; m < M; m++) sum[m][0] += weights * load_floats(in->wide + m * in->width + at);
+  }
+}
+
+INLINE void dense_row(int kind, int M, const Matrix *w, const Inputs *in, long n, float *out) {
+  floats sum[MOST][2] = {{{0}}};
+  add_products(kind, M, (const char *)w->data + n * w->columns * size_of(kind), in, w->columns, sum);
+  for (int m = 0; m < M; m++) out[m] = total_of(sum[m][0] + sum[m][1]);
+}
+
+#ifdef __AVX512BF16__
+INLINE __m512 dot_bf16(__m512 sum, __m512i weights, const uint16_t *x) {
+  return _mm512_dpbf16_ps(sum, (__m512bh)weights, (__m512bh)_mm512_loadu_si512(x));
+}
+
+// bfloat16 weights and activations: 32 products an instruction.
+INLINE void bf16_row(int M, const Matrix *w, const Inputs *in, long n, float *out) {
+  const uint16_t *row = (const uint16_t *)w->data + n * w->columns;
+  __m512 even[MOST], odd[MOST];
+  for (int m = 0; m < M; m++) even[m] = odd[m] = _mm512_setzero_ps();
+  long k = 0;
+  for (; k + 64 <= w->columns; k += 64) {
+    __m512i first = _mm512_loadu_si512(row + k), second = _mm512_loadu_si512(row + k + 32);
+    for (int m = 0; m < M; m++) {
+      const uint16_t *x = in->narrow + m * in->width + k;
+      even[m] = dot_bf16(even[m], first, x);
+      odd[m] = dot_bf16(odd[m], second, x + 32);
+    }
+  }
+  for (; k < w->columns; k += 32) {
+    long left = w->columns - k;
+    __mmask32 some = left < 32 ? (__mmask32)((1u << left) - 1) : 0xffffffff;
+    __m512i weights = _mm512_maskz_loadu_epi16(some, row + k);
+    for (int m = 0; m < M; m++) even[m] = dot_bf16(even[m], weights, in->narrow + m * in->width + k);
+  }
+  for (int m = 0; m < M; m++) out[m] = _mm512_reduce_add_ps(_mm512_add_ps(even[m], odd[m]));
+}
+#endif

@@ -1,0 +1,208 @@
+"""Matrices for the compiled row kernels of a CPU (`kernels/rows.c`), and when to use them."""
+
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llama2gpu.backends.base import Norm, Probe
+from llama2gpu.backends.matrix import TILE, DenseMatrix, Matrix, gates_first
+from llama2gpu.kernels import rows
+from llama2gpu.quant import Dense, Int4, Int8, Weight
+from llama2gpu.quant.pack import unpack_int4
+
+#: Most tokens for which the row kernels beat a matrix product (bench/NOTES.md).
+FEW_DENSE, FEW_PACKED = 4, 8
+
+_LANES = 16
+
+
+class Packed(NamedTuple):
+    """What the kernels read: see `rows.h` and `rows_packed.h`."""
+
+    kind: int
+    data: Tensor
+    scales: Tensor | None
+    zeros: Tensor | None
+    shape: tuple[int, int]
+    group: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        parts = (self.data, self.scales, self.zeros)
+        return sum(part.nbytes for part in parts if part is not None)
+
+    @property
+    def weight_arguments(self) -> tuple[int | None, ...]:
+        """Kind, data, kind of the scales, scales and zero points."""
+        scale_kind = rows.KINDS[self.scales.dtype] if self.scales is not None else 0
+        return (self.kind, _at(self.data), scale_kind, _at(self.scales), _at(self.zeros))
+
+
+class DenseRows(DenseMatrix):
+    """A dense matrix; few tokens go to the row kernels."""
+
+    def __init__(self, data: Tensor) -> None:
+        super().__init__(data, "cpu")
+        shape = (data.shape[0], data.shape[1])
+        self.packed = Packed(rows.KINDS[data.dtype], data, None, None, shape, shape[1])
+
+    def linear(self, x: Tensor) -> Tensor:
+        """See `Matrix.linear`."""
+        few = len(x) <= FEW_DENSE and x.dtype in rows.KINDS
+        return _multiply(x, self.packed) if few else super().linear(x)
+
+    def fused(
+        self, x: Tensor, norm: Norm | None, residual: Tensor | None, gated: bool
+    ) -> Tensor | None:
+        """See `Matrix.fused`."""
+        if len(x) > FEW_DENSE or x.dtype not in rows.KINDS:
+            return None
+        swiglu = rows.HALVES if gated else rows.NO_SWIGLU
+        return _multiply(x, self.packed, norm, residual, swiglu)
+
+
+class PackedRows(Matrix):
+    """A quantized matrix; many tokens get it back, tile by tile, for a matrix product."""
+
+    def __init__(self, packed: Packed) -> None:
+        self.packed, self.nbytes = packed, packed.nbytes
+
+    def linear(self, x: Tensor) -> Tensor:
+        """See `Matrix.linear`."""
+        if len(x) <= FEW_PACKED:
+            return _multiply(x, self.packed)
+        out = x.new_empty(len(x), self.packed.shape[0])
+        for start, tile in _tiles(self.packed, x.dtype):
+            part = torch.mm(x, tile)
+            out[:, start : start + tile.shape[1]] = part[:, : out.shape[1] - start]
+        return out
+
+    def gated(self, x: Tensor) -> Tensor:
+        """See `Matrix.gated`."""
+        if len(x) <= FEW_PACKED:
+            return _multiply(x, self.packed, swiglu=rows.INTERLEAVED)
+        out = x.new_empty(len(x), self.packed.shape[0] // 2)
+        for start, tile in _tiles(self.packed, x.dtype):
+            part = torch.mm(x, tile)
+            value = F.silu(part[:, 0::2]) * part[:, 1::2]
+            start //= 2
+            out[:, start : start + value.shape[1]] = value[:, : out.shape[1] - start]
+        return out
+
+    def fused(
+        self, x: Tensor, norm: Norm | None, residual: Tensor | None, gated: bool
+    ) -> Tensor | None:
+        """See `Matrix.fused`."""
+        if len(x) > FEW_PACKED:
+            return None
+        return _multiply(x, self.packed, norm, residual, rows.INTERLEAVED if gated else 0)
+
+
+def cpu_matrix(weight: Weight, paired: bool = False) -> Matrix | None:
+    """The matrix for the row kernels; None where there are none, or they can't take it."""
+    return _matrix(weight, paired) if probe_rows().ok else None
+
+
+@cache
+def probe_rows() -> Probe:
+    """Whether the row kernels run here, found out by running them on something small."""
+    built = rows.library()
+    if built.bound is None:
+        return Probe(False, built.detail)
+    x, data = torch.ones(1, 32), torch.arange(64.0).view(2, 32) % 15 - 7
+    eights = Int8(data.to(torch.int8), torch.ones(2, 1, dtype=torch.float16))
+    for kind in rows.KINDS:
+        for weight in (Dense(data.to(kind)), eights):
+            matrix = _matrix(weight)
+            assert matrix is not None
+            if not torch.equal(matrix.linear(x.to(kind)).float()[0], data.sum(1)):
+                return Probe(False, f"{built.detail} gives wrong results")
+    return Probe(True, built.detail)
+
+
+def _matrix(weight: Weight, paired: bool = False) -> Matrix | None:
+    if isinstance(weight, Dense):
+        data = (gates_first(weight) if paired else weight).dequantize(weight.data.dtype)
+        return DenseRows(data.contiguous()) if data.dtype in rows.KINDS else None
+    packed = _pack(weight)
+    return None if packed is None else PackedRows(packed)
+
+
+def _pack(weight: Int8 | Int4) -> Packed | None:
+    """Words of 16 rows side by side; None for columns in another order or of odd count."""
+    count, columns = weight.shape
+    step = 8 if isinstance(weight, Int4) else 4
+    if columns % step or (isinstance(weight, Int4) and weight.order is not None):
+        return None
+    group = next((g for g in (128, 64, 32) if weight.group % g == 0), 0)
+    group = weight.group if weight.group == columns or group == 0 else group
+    if group not in (32, 64, 128, columns):
+        return None
+    if isinstance(weight, Int8):
+        data = (weight.data.view(torch.uint8) ^ 128).view(count, columns // 4, 4)
+        zeros = None
+    else:
+        q = unpack_int4(weight.packed).view(count, columns // 8, 2, 4)
+        data, zeros = q[:, :, 0] | q[:, :, 1] << 4, weight.zeros
+    repeat = weight.group // group
+    scales, zeros = (
+        x if x is None else _side_by_side(x.repeat_interleave(repeat, 1))
+        for x in (weight.scales, zeros)
+    )
+    kind = rows.INT4 if isinstance(weight, Int4) else rows.INT8
+    return Packed(kind, _side_by_side(data), scales, zeros, weight.shape, group)
+
+
+def _side_by_side(x: Tensor) -> Tensor:
+    """[N, M, …] → [N / 16, M, 16, …], rows padded with zeros to a multiple of 16."""
+    blocks = -(-len(x) // _LANES)
+    padded = x.new_zeros(blocks * _LANES, *x.shape[1:])
+    padded[: len(x)] = x
+    return padded.view(blocks, _LANES, *x.shape[1:]).transpose(1, 2).contiguous()
+
+
+def _multiply(
+    x: Tensor,
+    w: Packed,
+    norm: Norm | None = None,
+    residual: Tensor | None = None,
+    swiglu: int = rows.NO_SWIGLU,
+) -> Tensor:
+    bound = rows.library().bound
+    assert bound is not None
+    x = x.contiguous()
+    residual = None if residual is None else residual.contiguous()
+    y = x.new_empty(len(x), w.shape[0] // (2 if swiglu else 1))
+    weight, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
+    failed = len(x) and bound.rows_matmul(
+        _at(x), rows.KINDS[x.dtype], len(x), _at(weight), eps, *w.weight_arguments, *w.shape,
+        w.group, _at(residual), swiglu, _at(y), torch.get_num_threads(),
+    )  # fmt: skip
+    if failed:
+        raise MemoryError("no memory for activations")
+    return y
+
+
+def _tiles(w: Packed, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+    """First row and dequantized columns [K, rows] of each tile, some rows past the last too."""
+    bound = rows.library().bound
+    assert bound is not None
+    total, columns = w.data.shape[0] * _LANES, w.shape[1]
+    step = max(TILE // columns // _LANES, 1) * _LANES
+    for start in range(0, total, step):
+        count = min(step, total - start)
+        tile = torch.empty(columns, count, dtype=dtype)
+        bound.rows_unpack(
+            *w.weight_arguments, columns, w.group, start, count, rows.KINDS[dtype], _at(tile),
+            torch.get_num_threads(),
+        )  # fmt: skip
+        yield start, tile
+
+
+def _at(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()

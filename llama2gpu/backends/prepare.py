@@ -1,0 +1,22 @@
+"""Which form of a matrix multiplies fastest on a device, of those that PyTorch and we have."""
+
+from llama2gpu.backends.cpu_rows import cpu_matrix
+from llama2gpu.backends.matrix import DenseMatrix, Matrix, TiledMatrix, gates_first
+from llama2gpu.backends.torch_packed import Int4Matrix, Int8Matrix
+from llama2gpu.quant import Dense, Int8, Weight
+
+
+def prepare_matrix(weight: Weight, kind: str, paired: bool) -> Matrix:
+    """The matrix for a kind of device ("cpu", "cuda", "mps"), where `weight` lies already.
+
+    paired: its rows are gate 0, up 0, gate 1, …
+    """
+    if kind == "cpu" and (found := cpu_matrix(weight, paired)) is not None:
+        return found
+    if paired:
+        weight = gates_first(weight)
+    if isinstance(weight, Dense):
+        return DenseMatrix(weight.data.contiguous(), kind)
+    if isinstance(weight, Int8):
+        return Int8Matrix(weight) if Int8Matrix.takes(weight) else TiledMatrix(weight)
+    return Int4Matrix(weight, kind) if Int4Matrix.takes(weight, kind) else TiledMatrix(weight)

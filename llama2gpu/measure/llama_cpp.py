@@ -1,0 +1,91 @@
+"""llama.cpp on a shape of random weights, as its own `llama-bench` measures it."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llama2gpu.checkpoints import tensor_shapes
+from llama2gpu.config import Config
+from llama2gpu.errors import BackendError
+
+#: Weight types by the names that people give the files; blocks start with a float16 scale.
+FILE_TYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32", "int8": "Q8_0", "int4": "Q4_0"}
+
+_NAMES = {
+    "attention_norm": "attn_norm", "ffn_norm": "ffn_norm", "wq": "attn_q", "wk": "attn_k",
+    "wv": "attn_v", "wo": "attn_output", "w1": "ffn_gate", "w2": "ffn_down", "w3": "ffn_up",
+    "embed": "token_embd", "norm": "output_norm", "output": "output",
+}  # fmt: skip
+
+
+def write_gguf(path: Path, config: Config, kind: str, seed: int = 0) -> None:
+    """A GGUF of random weights and no vocabulary; matrices of `kind`, a key of `FILE_TYPES`.
+
+    Raises `BackendError` without the package gguf. Source: the GGUF specification of ggml.
+    """
+    try:
+        import gguf
+    except ImportError as error:
+        raise BackendError("a GGUF is written by the package gguf: pip install gguf") from error
+    c, random = config, np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(path, "llama", use_temp_file=False)
+    writer.add_block_count(c.layers)
+    writer.add_context_length(c.context)
+    writer.add_embedding_length(c.dim)
+    writer.add_feed_forward_length(c.hidden)
+    writer.add_head_count(c.heads)
+    writer.add_head_count_kv(c.kv_heads)
+    writer.add_rope_dimension_count(c.head_dim)
+    writer.add_rope_freq_base(c.rope_theta)
+    writer.add_layer_norm_rms_eps(c.norm_eps)
+    writer.add_vocab_size(c.vocab)
+    writer.add_tokenizer_model("no_vocab")
+    for name, shape in tensor_shapes(c):
+        part = name.rpartition(".")[2]
+        prefix = f"blk.{name.split('.')[1]}." if "." in name else ""
+        wanted = gguf.GGMLQuantizationType[FILE_TYPES[kind] if len(shape) == 2 else "F32"]
+        data = _random(random, shape, wanted.name, gguf.GGML_QUANT_SIZES[wanted])
+        writer.add_tensor(f"{prefix}{_NAMES[part]}.weight", data, raw_dtype=wanted)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _random(
+    random: np.random.Generator, shape: tuple[int, ...], kind: str, size: tuple[int, int]
+) -> np.ndarray[Any, Any]:
+    """Random weights near ±0.05 as stored: floats, or bytes behind a scale for each block."""
+    if kind == "F32":
+        return random.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
+    if kind in ("F16", "BF16"):
+        wide = random.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
+        if kind == "F16":
+            return wide.astype(np.float16)
+        return (wide.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+    columns, nbytes = size
+    blocks = random.integers(0, 256, (shape[0], shape[1] // columns, nbytes), dtype=np.uint8)
+    scale = np.array([0.05 / (8 if nbytes == 18 else 128)], dtype=np.float16)
+    blocks[:, :, :2] = scale.view(np.uint8)
+    return blocks.reshape(shape[0], -1)
+
+
+def llama_bench(
+    program: Path, model: Path, prompt: int, tokens: int, threads: int
+) -> tuple[float, float]:
+    """Prefill and decode rates in tokens/s of one run of `llama-bench`, on the CPU.
+
+    Raises `BackendError` with its last line where it fails.
+    """
+    command = [str(program), "-m", str(model), "-p", str(prompt), "-n", str(tokens), "-r", "1"]
+    command += ["-t", str(threads), "-ngl", "0", "-o", "json"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        raise BackendError(f"{program} failed: {lines[-1] if lines else error}") from error
+    rates = {row["n_gen"] > 0: row["avg_ts"] for row in json.loads(done.stdout)}
+    return rates[False], rates[True]

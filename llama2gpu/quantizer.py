@@ -1,0 +1,119 @@
+"""Quantizing a whole model as it is read: which matrices, in what groups, and what became of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from llama2gpu.config import Config
+from llama2gpu.errors import CheckpointError, RequestError
+from llama2gpu.quant import Dense, QuantSpec, Weight, quantize, weighted_error
+from llama2gpu.weights import LAYER_OPS, LayerWeights
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one canonical matrix.
+
+    kind: "int8, row", "int4, group 64", or why it stays dense. error: the relative error of its
+    outputs (`quant.weighted_error`), None where it was not asked for or nothing was rounded.
+    """
+
+    name: str
+    kind: str
+    quantized: bool
+    error: float | None
+
+
+class RoundingQuantizer:
+    """Quantizes matrices one by one, without knowing their inputs.
+
+    report takes the outcome of each; errors: measure them, which costs about as much again.
+    Raises `RequestError` where the checkpoint is quantized already, `CheckpointError` where its
+    weights are no numbers.
+    """
+
+    def __init__(
+        self,
+        spec: QuantSpec,
+        config: Config,
+        report: Callable[[Outcome], None] = lambda outcome: None,
+        *,
+        errors: bool = False,
+    ) -> None:
+        self.spec, self.config, self.report, self.errors = spec, config, report, errors
+        c = config
+        self.parts = {
+            "w_qkv": (c.q_rows, c.kv_rows, c.kv_rows),
+            "w_o": (c.dim,),
+            "w_13": (c.hidden, c.hidden),
+            "w_2": (c.dim,),
+            "output": (c.vocab,),
+        }
+
+    def embed(self, table: Weight) -> None:
+        """See `checkpoints.weights.Quantizer`."""
+        _dense(table)
+
+    def layer(self, n: int, layer: LayerWeights) -> LayerWeights:
+        """See `checkpoints.weights.Quantizer`."""
+        return self.rounded(n, layer, dict.fromkeys(LAYER_OPS))
+
+    def output(self, norm: torch.Tensor, head: Weight, tied: bool) -> tuple[torch.Tensor, Weight]:
+        """See `checkpoints.weights.Quantizer`."""
+        return norm, self.head(head, None)
+
+    def rounded(
+        self, n: int, layer: LayerWeights, moments: dict[str, torch.Tensor | None]
+    ) -> LayerWeights:
+        """Layer n quantized, with what is known of the inputs of its matrices."""
+        found: dict[str, Any] = {
+            name: self.matrix(f"layers.{n}.{name}", getattr(layer, name), moments[name])
+            for name in LAYER_OPS
+        }
+        return replace(layer, **found)
+
+    def head(self, head: Weight, moments: torch.Tensor | None) -> Weight:
+        """The output matrix, which stays as it is unless it was asked for."""
+        return self.matrix("output", head, moments) if self.spec.head else head
+
+    def matrix(self, name: str, weight: Weight, moments: torch.Tensor | None) -> Weight:
+        """One canonical matrix by its name, quantized where it can be."""
+        data, columns = _dense(weight), weight.shape[1]
+        group = self.group(name.rpartition(".")[2], columns)
+        try:
+            found = quantize(data, self.spec, group, moments)
+        except RequestError as problem:
+            raise CheckpointError(f"{name}: {problem}") from problem
+        error = weighted_error(data, found, moments) if self.errors else None
+        self.report(Outcome(name, *self._kind(found, group), error))
+        return found
+
+    def group(self, part: str, columns: int) -> int | None:
+        """Columns of a group in a matrix; None where it stays dense."""
+        return self.spec.group_of(self.parts[part], columns)
+
+    def _kind(self, found: Weight, group: int | None) -> tuple[str, bool]:
+        if not isinstance(found, Dense):
+            single = group == found.shape[1] and self.spec.group is None
+            return f"{self.spec.kind}, {'row' if single else f'group {group}'}", True
+        if group is None:
+            rows, columns = found.shape
+            return f"dense: no groups or words divide {rows} x {columns}", False
+        return "dense: float16 can't hold its scales", False
+
+
+def left_dense(outcomes: Sequence[Outcome]) -> str | None:
+    """One line about the matrices that were asked for and stay dense; None where there are none."""
+    dense = [outcome for outcome in outcomes if not outcome.quantized]
+    if not dense:
+        return None
+    kinds = ", ".join(dict.fromkeys(o.name.rpartition(".")[2] for o in dense))
+    return f"{len(dense)} of {len(outcomes)} matrices stay dense ({kinds}; {dense[0].kind[7:]})"
+
+
+def _dense(weight: Weight) -> torch.Tensor:
+    if not isinstance(weight, Dense):
+        raise RequestError("the checkpoint is quantized already: leave out --quant")
+    return weight.data
