@@ -120,6 +120,9 @@ def command(text: str, as_json: bool, quiet: bool, **values: Any) -> None:
         )
     if not quiet:
         click.echo(headline(result), err=True)
+        for row in result.rows:
+            if row.left_dense is not None:
+                click.echo(f"{row.name}: {row.left_dense}", err=True)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(result), allow_nan=False))
     else:

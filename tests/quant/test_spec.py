@@ -3,7 +3,7 @@
 import pytest
 
 from llama2gpu.errors import RequestError
-from llama2gpu.quant.spec import METHODS, QuantSpec
+from llama2gpu.quant.spec import METHODS, QuantSpec, parse_spec
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,41 @@ def test_what_does_not_exist_is_refused(asked: dict[str, object], names: str) ->
 )
 def test_group_of(spec: QuantSpec, rows: list[int], columns: int, group: int | None) -> None:
     assert spec.group_of(rows, columns) == group
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("int8", QuantSpec("int8")),
+        ("int8:32", QuantSpec("int8", 32)),
+        ("int8:rtn+head", QuantSpec("int8", head=True)),
+        ("int4", QuantSpec("int4", 128)),
+        ("int4:gptq", QuantSpec("int4", 128, "gptq")),
+        ("int4:32:rtn", QuantSpec("int4", 32)),
+        ("int4:64:awq+zeros", QuantSpec("int4", 64, "awq", zero_points=True)),
+        ("int4:32:hqq+zeros+head", QuantSpec("int4", 32, "hqq", True, True)),
+    ],
+)
+def test_parse_spec(text: str, spec: QuantSpec) -> None:
+    assert parse_spec(text) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        *((text, "is not of the form") for text in ("", "int4:", "int4:32:", "int4:rtn:32")),
+        *((text, "is not of the form") for text in ("int4+", "int4+heads", "int4+head+zeros")),
+        ("int4:" + "9" * 5000, "is not of the form"),
+        ("int2", "int2"),
+        ("int4:48", "48"),
+        ("int4:0", "group 0"),
+        ("int4:best", "best"),
+        ("int8:gptq", "int4"),
+        ("int8+zeros", "symmetric"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_what_is_no_spec_is_refused(text: str, names: str) -> None:
+    with pytest.raises(RequestError, match=names) as caught:
+        parse_spec(text)
+    assert "\n" not in str(caught.value)
