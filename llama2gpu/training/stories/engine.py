@@ -28,6 +28,8 @@ WORDS_PER_STORY = (100, 260)
 PHRASE = re.compile(r"<(\w+)>")
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 SLOT = re.compile(r"\{(\w+)\}")
+#: What tells a thing's color, before its name.
+COLOR = re.compile(r"\{(p_color|color)\} (?=[a-z{])")
 SPACES = re.compile(r" +")
 #: "a" before a vowel that is heard.
 ARTICLE = re.compile(r"\b([Aa]) (?=(?:[aeio]|u(?!se|ni)|hour|honest)(?!ne\b|nce\b))")
@@ -155,6 +157,7 @@ class Teller:
         self.dice = dice
         self.plot = plot
         self.slots = slots
+        self.told: set[str] = set()
         first = self.dice.chance(0.9)
         self.slots["one"] = "one" if first else "that"
         self.slots["open"] = self.fill(self.dice.pick(PHRASES["open" if first else "open_day"]))
@@ -165,9 +168,17 @@ class Teller:
             text = PHRASE.sub(lambda match: self.dice.pick(PHRASES[match[1]]), text)
         while "[" in text:
             text = CHOICE.sub(lambda match: self.dice.pick(match[1].split("|")), text)
+        text = COLOR.sub(self.once, text)
         while "{" in text:
             text = SLOT.sub(lambda match: self.slot(match[1]), text)
         return text
+
+    def once(self, match: re.Match[str]) -> str:
+        """A color where it is first told; later a thing goes by its name alone."""
+        if match[1] in self.told:
+            return ""
+        self.told.add(match[1])
+        return match[0]
 
     def slot(self, name: str) -> str:
         """The word of a slot; its name with a capital asks for the word with a capital."""

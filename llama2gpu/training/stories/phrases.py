@@ -138,10 +138,10 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "end": (
         "",
         "",
-        "Then they all went back to the {home} and had [warm soup|hot cocoa|a good supper].",
+        "Then they all went home and had [warm soup|hot cocoa|a good supper].",
         "That night, {hero} fell asleep with a smile.",
         "That night, {his} {mom} kissed {him} good night, and {hero} slept [well|soundly].",
-        "When the stars came out, {hero} was [already asleep|fast asleep] in the {home}.",
+        "When the stars came out, {hero} was [already|fast] asleep at home.",
         "And they lived happily [ever after|for a long, long time].",
         "And from that day on, everyone knew how {trait} {hero} was.",
         "{Hero} went to bed that night feeling [happy|proud|warm and safe].",

@@ -97,7 +97,7 @@ Soon {his} {mom} came in. "Where is my {thing}?" {m_he} asked.
   you more than any {thing}]."
 - "It takes a brave heart to tell the truth," said {his} {mom}, and {m_he} held {him} tight.
 + Together they glued the pieces. The {thing} had many lines now, but {hero} liked it even more.
-- The next day, they made a new {thing} out of clay and painted it {color}.
+- The next day, they made a new {thing} out of clay and painted stars on it.
 + {Hero} felt as light as a feather.
 - {Hero} learned that the truth makes the heart light.
 - And {hero} never told a lie about it again.

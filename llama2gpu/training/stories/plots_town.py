@@ -167,7 +167,7 @@ $fence, fail = fence; the rabbit dug a hole under it | net; the rabbit crept bel
 - And there {he} saw a nest with four baby rabbits in it.
 "Oh!" {he} whispered. "[You are a mother|You have children]."
 {Hero} had an idea. Together with {friend}, {he} made a new bed of {plant}.
-+ {Friend} painted a sign in {color}, "For the rabbits."
++ {Friend} painted a sign, "For the rabbits."
 - "This one is for the rabbits, and that one is for us," said {friend}.
 + And do you know what? The rabbit never came into the old garden again.
 - From then on, there were enough {plant} for everyone.
@@ -207,7 +207,7 @@ At last {he} {fix}.
 + {Elder} stood on the shore and waved. "I was so worried," {e_he} said. "You did well!"
 - On the shore stood {elder} and {hero}'s {mom}, and they ran into the water to pull the {boat} in.
 "I am sorry about the {thing}," said {hero}. "We will make you a new one."
-+ And the next day, they did, and {friend} painted it {color}.
++ And the next day, they did, and {friend} painted it.
 - "You are here," said {elder}, "and that is all that matters."
 + They learned that a calm head is better than strong arms.
 - {Hero} and {friend} were proud of what they had done together.
