@@ -31,12 +31,6 @@ class Packed(NamedTuple):
     group: int
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of all parts."""
-        parts = (self.data, self.scales, self.zeros)
-        return sum(part.nbytes for part in parts if part is not None)
-
-    @property
     def weight_arguments(self) -> tuple[int | None, ...]:
         """Kind, data, kind of the scales, scales and zero points."""
         scale_kind = rows.KINDS[self.scales.dtype] if self.scales is not None else 0
@@ -70,7 +64,8 @@ class PackedRows(Matrix):
     """A quantized matrix; many tokens get it back, tile by tile, for a matrix product."""
 
     def __init__(self, packed: Packed) -> None:
-        self.packed, self.nbytes = packed, packed.nbytes
+        super().__init__(packed.data, packed.scales, packed.zeros)
+        self.packed = packed
 
     def linear(self, x: Tensor) -> Tensor:
         """See `Matrix.linear`."""
@@ -136,26 +131,34 @@ def _matrix(weight: Weight, paired: bool = False) -> Matrix | None:
 def _pack(weight: Int8 | Int4) -> Packed | None:
     """Words of 16 rows side by side; None for columns in another order or of odd count."""
     count, columns = weight.shape
-    step = 8 if isinstance(weight, Int4) else 4
-    if columns % step or (isinstance(weight, Int4) and weight.order is not None):
+    in_word = 8 if isinstance(weight, Int4) else 4
+    if columns % in_word or (isinstance(weight, Int4) and weight.order is not None):
         return None
     group = next((g for g in (128, 64, 32) if weight.group % g == 0), 0)
     group = weight.group if weight.group == columns or group == 0 else group
     if group not in (32, 64, 128, columns):
         return None
-    if isinstance(weight, Int8):
-        data = (weight.data.view(torch.uint8) ^ 128).view(count, columns // 4, 4)
-        zeros = None
-    else:
-        q = unpack_int4(weight.packed).view(count, columns // 8, 2, 4)
-        data, zeros = q[:, :, 0] | q[:, :, 1] << 4, weight.zeros
+    data = torch.empty(-(-count // _LANES), columns // in_word, _LANES, 4, dtype=torch.uint8)
+    step = max(TILE // columns // _LANES, 1) * _LANES  # little is unpacked at a time
+    for start in range(0, count, step):
+        words = _side_by_side(_words(weight.rows(slice(start, start + step))))
+        data[start // _LANES :][: len(words)] = words
     repeat = weight.group // group
     scales, zeros = (
         x if x is None else _side_by_side(x.repeat_interleave(repeat, 1))
-        for x in (weight.scales, zeros)
+        for x in (weight.scales, weight.zeros if isinstance(weight, Int4) else None)
     )
     kind = rows.INT4 if isinstance(weight, Int4) else rows.INT8
-    return Packed(kind, _side_by_side(data), scales, zeros, weight.shape, group)
+    return Packed(kind, data, scales, zeros, weight.shape, group)
+
+
+def _words(weight: Int8 | Int4) -> Tensor:
+    """Values as bytes of words, uint8 [N, words, 4]: see `rows_packed.h`."""
+    count, columns = weight.shape
+    if isinstance(weight, Int8):
+        return (weight.data.view(torch.uint8) ^ 128).view(count, columns // 4, 4)
+    q = unpack_int4(weight.packed).view(count, columns // 8, 2, 4)
+    return q[:, :, 0] | q[:, :, 1] << 4
 
 
 def _side_by_side(x: Tensor) -> Tensor:

@@ -17,10 +17,16 @@ TILE = 1 << 22
 class Matrix(ABC):
     """A matrix [N, K] on a device; `gated` is for one whose rows are gates and ups.
 
-    nbytes: what reading it once takes.
+    parts: the tensors that a product reads.
     """
 
-    nbytes: int
+    def __init__(self, *parts: Tensor | None) -> None:
+        self.parts = tuple(part for part in parts if part is not None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that one product reads."""
+        return sum(part.nbytes for part in self.parts)
 
     @abstractmethod
     def linear(self, x: Tensor) -> Tensor:
@@ -41,7 +47,8 @@ class DenseMatrix(Matrix):
     """Rows as they are; a paired one has all gates before all ups, which multiplies fastest."""
 
     def __init__(self, data: Tensor, kind: str) -> None:
-        self.data, self.nbytes = data, data.nbytes
+        super().__init__(data)
+        self.data = data
         self.product = cpu_linear if kind == "cpu" else F.linear
 
     def linear(self, x: Tensor) -> Tensor:
@@ -57,7 +64,8 @@ class TiledMatrix(Matrix):
     """A quantized matrix, dequantized tile by tile for each product: any device, any type."""
 
     def __init__(self, weight: Int8 | Int4) -> None:
-        self.weight, self.nbytes = weight, weight.nbytes
+        super().__init__(*vars(weight).values())
+        self.weight = weight
 
     def linear(self, x: Tensor) -> Tensor:
         """See `Matrix.linear`."""

@@ -11,6 +11,7 @@ import torch
 from llama2gpu.checkpoints.base import Checkpoint, TensorInfo, tensor_shapes
 from llama2gpu.config import Config
 from llama2gpu.errors import CheckpointError
+from llama2gpu.quant import Int4, Int8, QuantSpec, Weight
 
 
 class RandomCheckpoint(Checkpoint):
@@ -24,10 +25,11 @@ class RandomCheckpoint(Checkpoint):
     path = Path("random")
     bos_id = 1
 
-    def __init__(self, config: Config, dtype: torch.dtype, seed: int = 0) -> None:
-        self.config = config
-        self.dtype = dtype
-        self.seed = seed
+    def __init__(
+        self, config: Config, dtype: torch.dtype, seed: int = 0, quant: QuantSpec | None = None
+    ) -> None:
+        self.config, self.dtype, self.seed, self.quant = config, dtype, seed, quant
+        self.quantization = None if quant is None else quant.kind
         self._shapes = dict(tensor_shapes(config))
 
     def tensors(self) -> Iterator[TensorInfo]:
@@ -41,9 +43,32 @@ class RandomCheckpoint(Checkpoint):
         if name not in self._shapes:
             raise CheckpointError(f"{self.path} holds no tensor {name!r}")
         shape = self._shapes[name]
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
+        generator = self._generator(name)
         mean = 1.0 if len(shape) == 1 else 0.0
         # a map of its own, like a file's: short-lived tensors on the heap would leave holes there
         space = mmap(-1, math.prod(shape) * self.dtype.itemsize)
         tensor = torch.frombuffer(space, dtype=self.dtype).view(shape)
         return tensor.normal_(mean, 0.02, generator=generator)
+
+    def weight(self, name: str) -> Weight:
+        """One matrix, quantized where that was asked for."""
+        rows, columns = self._shapes.get(name, (0, 0))
+        headed = self.quant is not None and self.quant.head
+        if self.quant is None or name == "embed" or (name == "output" and not headed):
+            return super().weight(name)
+        group = self.quant.group_of([rows], columns)
+        if group is None:
+            return super().weight(name)
+        generator, width = self._generator(name), columns * self.quant.bits // 8
+        space = mmap(-1, rows * width)
+        values = torch.frombuffer(space, dtype=torch.int8).view(rows, width)
+        values.random_(-128, 128, generator=generator)
+        spread = 0.02 / (2**self.quant.bits / math.sqrt(12))  # of evenly spread values
+        scales = torch.full((rows, columns // group), spread, dtype=torch.float16)
+        if self.quant.kind == "int8":
+            return Int8(values, scales)
+        zeros = torch.full(scales.shape, 8, dtype=torch.uint8) if self.quant.zero_points else None
+        return Int4(values.view(torch.int32), scales, zeros)
+
+    def _generator(self, name: str) -> torch.Generator:
+        return torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))

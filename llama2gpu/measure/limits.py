@@ -12,9 +12,7 @@ def read_bandwidth(blocks: Sequence[torch.Tensor], repeats: int = 5) -> float:
     Blocks should be far larger than any cache together, and what is compared should read the same
     ones: pages of one machine can differ twofold (other NUMA nodes, other tenants).
     """
-    words = [
-        block.view(torch.int64) for block in blocks if block.shape[-1] * block.itemsize % 8 == 0
-    ]
+    words = [block.flatten().view(torch.int64) for block in blocks if block.nbytes % 8 == 0]
     nbytes = sum(block.nbytes for block in words)
     seconds = fastest(lambda: [block.sum() for block in words], words[0].device, repeats)
     return nbytes / seconds

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from llama2gpu.checkpoints import tensor_shapes
 from llama2gpu.config import Config
 from llama2gpu.errors import BackendError
+from llama2gpu.quant.spec import parse_spec
 
 #: Weight types by the names that people give the files; blocks start with a float16 scale.
 FILE_TYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32", "int8": "Q8_0", "int4": "Q4_0"}
@@ -73,19 +75,35 @@ def _random(
     return blocks.reshape(shape[0], -1)
 
 
-def llama_bench(
-    program: Path, model: Path, prompt: int, tokens: int, threads: int
-) -> tuple[float, float]:
-    """Prefill and decode rates in tokens/s of one run of `llama-bench`, on the CPU.
+def file_type(dtype: str, quant: str) -> str:
+    """The key of `FILE_TYPES` that comes nearest to a type and a quantization."""
+    if quant != "none":
+        return parse_spec(quant).kind
+    return "bf16" if dtype == "auto" else dtype
 
-    Raises `BackendError` with its last line where it fails.
+
+@dataclass(frozen=True)
+class LlamaBench:
+    """A call measures prefill and decode rates in tokens/s once, on the CPU, by `llama-bench`.
+
+    Raises `BackendError` with the program's last line where it fails.
     """
-    command = [str(program), "-m", str(model), "-p", str(prompt), "-n", str(tokens), "-r", "1"]
-    command += ["-t", str(threads), "-ngl", "0", "-o", "json"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
-        raise BackendError(f"{program} failed: {lines[-1] if lines else error}") from error
-    rates = {row["n_gen"] > 0: row["avg_ts"] for row in json.loads(done.stdout)}
-    return rates[False], rates[True]
+
+    program: Path
+    model: Path
+    prompt: int
+    tokens: int
+    threads: int
+
+    def __call__(self) -> tuple[float, float]:
+        """The two rates."""
+        numbers = {"-p": self.prompt, "-n": self.tokens, "-t": self.threads, "-r": 1, "-ngl": 0}
+        flags = [part for flag, number in numbers.items() for part in (flag, str(number))]
+        command = [str(self.program), "-m", str(self.model), *flags, "-o", "json"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+            raise BackendError(f"{self.program} failed: {lines[-1]}") from error
+        rates = {row["n_gen"] > 0: float(row["avg_ts"]) for row in json.loads(done.stdout)}
+        return rates[False], rates[True]
