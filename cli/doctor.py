@@ -37,6 +37,7 @@ def command(backend: str, device: str, op: list[tuple[str, str]], as_json: bool)
     report: dict[str, Any] = {"packages": _packages(), "machine": _machine(), "backends": []}
     try:
         report["backends"] = _backends(device)
+        report["row_kernels"] = _row_kernels()
         chosen = choose_backend(backend, device, dict(op))
         report["chosen"] = {"backend": chosen.label, "device": str(chosen.device)}
         report["ops"] = serving(chosen)
@@ -77,6 +78,14 @@ def _backends(device: str) -> list[dict[str, Any]]:
     return [{"name": name, "runs": ok, "detail": detail} for name, (ok, detail) in found.items()]
 
 
+def _row_kernels() -> dict[str, Any]:
+    """What the torch backend has beside PyTorch on a CPU; asking may compile it."""
+    from llama2gpu.backends.cpu_rows import probe_rows
+
+    ok, detail = probe_rows()
+    return {"name": "C rows", "runs": ok, "detail": f"few tokens on a CPU, within torch: {detail}"}
+
+
 def _show(report: dict[str, Any]) -> None:
     machine = report["machine"]
     accelerators = [*machine["cuda"], *(["Apple MPS"] if machine["mps"] else [])]
@@ -86,7 +95,7 @@ def _show(report: dict[str, Any]) -> None:
     for i in range(0, len(versions), 5):
         click.echo(f"{'packages' if i == 0 else '':10}{', '.join(versions[i : i + 5])}")
     click.echo()
-    for row in report["backends"]:
+    for row in [*report["backends"], *([rows] if (rows := report.get("row_kernels")) else [])]:
         mark = click.style("runs", fg="green") if row["runs"] else click.style("no  ", fg="red")
         click.echo(f"{row['name']:<10}{mark}  {row['detail']}")
     if "chosen" not in report:

@@ -206,6 +206,7 @@ def test_doctor() -> None:
 def test_doctor_json() -> None:
     report = json.loads(run("doctor", "--json", "--device", "cpu", "--op", "rope=numpy").stdout)
     assert report["ops"]["rope"] == "borrowed from numpy"
+    assert "few tokens" in report["row_kernels"]["detail"]
     assert {row["name"]: row["runs"] for row in report["backends"]} == {
         "torch": True,
         "numpy": True,
