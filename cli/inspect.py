@@ -41,6 +41,7 @@ def describe(checkpoint: "Checkpoint") -> dict[str, Any]:
         "path": str(checkpoint.path),
         "format": checkpoint.format,
         "dtype": str(checkpoint.dtype).removeprefix("torch."),
+        "quantization": checkpoint.quantization,
         "parameters": checkpoint.config.parameters,
         "tensor_count": len(sizes),
         "tensor_bytes": sum(sizes),

@@ -52,7 +52,7 @@ static void normalize(const Norm *norm, long columns, long width, float *x) {
 static Inputs room_for(long tokens, long columns) {
   long width = (columns + BLOCK - 1) / BLOCK * BLOCK, size = tokens * width;
   Inputs in = {.tokens = tokens, .width = width};
-  in.wide = aligned_alloc(64, size * 8 + size / 32 * 8);
+  in.wide = aligned_alloc(64, (size * 8 + size / 32 * 8 + 63) / 64 * 64);
   in.narrow = (uint16_t *)(in.wide + size);
   in.high = (int8_t *)(in.narrow + size);
   in.low = in.high + size;

@@ -26,6 +26,7 @@ INT8, INT4 = 3, 4
 NO_SWIGLU, INTERLEAVED, HALVES = range(3)
 
 _FLAGS = ("-O3", "-std=gnu17", "-fPIC", "-fwrapv", "-fno-math-errno", "-fopenmp")
+_DIGEST = hashlib.sha256().digest_size
 
 
 class Library(NamedTuple):
@@ -42,7 +43,7 @@ def library() -> Library:
         compiler = _compiler()
         path = _build(compiler)
         return Library(_bind(path), f"{path.name} by {compiler}")
-    except (OSError, _NotBuiltError) as error:
+    except (OSError, RuntimeError, AttributeError, _NotBuiltError) as error:
         return Library(None, str(error))
 
 
@@ -62,28 +63,42 @@ def _compiler() -> str:
 def _build(compiler: str) -> Path:
     """The path of the library, compiled where it is not in the cache."""
     here = Path(__file__).resolve().parent
-    native = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
+    native = _processor_flag()
     version = _run([compiler, "--version"])
     parts = [(here / name).read_text(encoding="utf-8") for name in SOURCES]
     parts += [compiler, version, native, *_FLAGS, _processor()]
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     path = _cache() / f"rows-{name}.so"
-    if not path.exists():
+    if not _is_whole(path):
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made, shared = f"{folder}/rows.o", f"{folder}/rows.so"
             _run([compiler, *_FLAGS, native, "-c", str(here / SOURCES[0]), "-o", made])
             # not linked with OpenMP: PyTorch's own copy, loaded already, has the threads
             _run([compiler, "-shared", made, "-o", shared, "-lm"])
+            _seal(Path(shared))
             Path(shared).replace(path)
     return path
+
+
+def _seal(path: Path) -> None:
+    """Appends the digest of a library to it, which a loader does not read."""
+    with path.open("ab") as file:
+        file.write(hashlib.sha256(path.read_bytes()).digest())
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a sealed library is there as it was built: to load one cut short is a crash."""
+    data = path.read_bytes() if path.exists() else b""
+    return hashlib.sha256(data[:-_DIGEST]).digest() == data[-_DIGEST:]
 
 
 def _run(command: list[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     except (subprocess.SubprocessError, UnicodeDecodeError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        raise _NotBuiltError(f"{command[0]} can't build the row kernels: {said[0]}") from error
+        said = [*str(getattr(error, "stderr", None) or "").splitlines(), str(error)]
+        line = next(line for line in said if line.strip())
+        raise _NotBuiltError(f"{command[0]} can't build the row kernels: {line}") from error
     return done.stdout
 
 
@@ -92,11 +107,19 @@ def _cache() -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(home) / "llama2gpu"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_mode & 0o022:
+    state = folder.stat()
+    if state.st_mode & 0o022:
         raise _NotBuiltError(
             f"others can write to {folder}: chmod go-w it, so that it can be trusted"
         )
+    if state.st_uid != os.getuid():
+        raise _NotBuiltError(f"{folder} is another user's: set XDG_CACHE_HOME to a folder of yours")
     return folder
+
+
+def _processor_flag() -> str:
+    """What makes the compiler use all that this processor has."""
+    return "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
 
 
 def _processor() -> str:

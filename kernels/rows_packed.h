@@ -40,15 +40,16 @@ INLINE ints values_of(int kind, words packed, int place) {
   return (ints)(packed >> (8 * (place % 4) + 4 * (place / 4)) & 15);
 }
 
-// In float32: y += scale · Σ (q − zero) · x, group after group.
+// In float32: y += scale · Σ (q − zero) · x, piece after piece, which keeps long sums exact enough.
 INLINE void packed_rows(int kind, int M, const Matrix *w, const Inputs *in, long block, floats *out) {
-  long count = w->columns / IN_WORD(kind), per = w->group / IN_WORD(kind);
+  long count = w->columns / IN_WORD(kind), per = piece_of(w) / IN_WORD(kind);
   const uint32_t *data = (const uint32_t *)w->data + block * count * LANES;
   for (int m = 0; m < M; m++) out[m] = (floats){0};
-  for (long g = 0; g * per < count; g++) {
+  for (long start = 0; start < count; start += per) {
+    long g = start * IN_WORD(kind) / w->group, end = start + per < count ? start + per : count;
     ints zero = zeros_of(kind, w, block, g);
     floats sum[MOST] = {{0}};
-    for (long j = g * per; j < (g + 1) * per; j++) {
+    for (long j = start; j < end; j++) {
       words packed = load_words(data + j * LANES);
       for (int place = 0; place < IN_WORD(kind); place++) {
         floats values = __builtin_convertvector(values_of(kind, packed, place) - zero, floats);
@@ -78,7 +79,7 @@ INLINE void unpack_rows(int kind, const Matrix *w, long block, int to_kind, char
 
 #ifdef __AVX512VNNI__
 // Activations as 16-bit fixed point in pieces of 128 columns or a group, whichever is fewer: value ≈
-// step · (256 · high + low). What is no number makes the step NaN.
+// step · (256 · high + low). What is no number makes the step NaN; next to nothing becomes nothing.
 static void to_fixed_point(const Inputs *in, long piece) {
   for (long p = 0; p < in->tokens * in->width / piece; p++) {
     const float *x = in->wide + p * piece;
@@ -88,7 +89,7 @@ static void to_fixed_point(const Inputs *in, long piece) {
       largest = _mm512_max_ps(largest, _mm512_abs_ps(value));
       nothing = _mm512_fmadd_ps(value, _mm512_setzero_ps(), nothing);
     }
-    float most = _mm512_reduce_max_ps(largest), inverse = most > 0 ? 32639 / most : 0;
+    float most = _mm512_reduce_max_ps(largest), inverse = most > 1e-30f ? 32639 / most : 0;
     __m512i sum = _mm512_setzero_si512();
     for (long k = 0; k < piece; k += LANES) {
       __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(x + k), _mm512_set1_ps(inverse));

@@ -1,5 +1,6 @@
 """Arguments for one op on one case: random values on dirty pages, for tests and benchmarks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from llama2gpu.config import Config
 from llama2gpu.ops.cases import Case
 from llama2gpu.ops.rope import rope_table
 from llama2gpu.ops.sample import SampleParams
-from llama2gpu.quant import Dense
+from llama2gpu.quant import Dense, Weight
 
 #: What slots hold that no token was written to: finite, and large enough to show.
 GARBAGE = 1e4
@@ -20,13 +21,19 @@ class Inputs:
 
     Values are drawn in float32 and rounded to `dtype`; `arguments(…, wide=True)` hands out the
     rounded values in float64, for the reference. kv_dtype: int8 for a quantized cache, which the
-    reference reads as it is; the other tensors are the same with it and without.
+    reference reads as it is; the other tensors are the same with it and without. quantized: makes
+    a matrix, float32 [N, K], the weight that all of them take; dense in `dtype` where not given.
     """
 
     def __init__(
-        self, case: Case, dtype: torch.dtype, seed: int, kv_dtype: torch.dtype | None = None
+        self,
+        case: Case,
+        dtype: torch.dtype,
+        seed: int,
+        kv_dtype: torch.dtype | None = None,
+        quantized: Callable[[torch.Tensor], Weight] | None = None,
     ) -> None:
-        self.case, self.dtype = case, dtype
+        self.case, self.dtype, self.quantized = case, dtype, quantized
         self.config = Config(
             dim=case.dim,
             hidden=case.hidden,
@@ -71,6 +78,8 @@ class Inputs:
 
         def matrix(name: str) -> Any:
             weight = self.matrices[name]
+            if self.quantized is not None:
+                return backend.prepare(self.quantized(weight.float()), name)
             return backend.prepare(Dense(weight.double() if wide else weight), name)
 
         norm = Norm(self.norm_weight.to(device), self.config.norm_eps)

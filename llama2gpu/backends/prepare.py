@@ -18,5 +18,5 @@ def prepare_matrix(weight: Weight, kind: str, paired: bool) -> Matrix:
     if isinstance(weight, Dense):
         return DenseMatrix(weight.data.contiguous(), kind)
     if isinstance(weight, Int8):
-        return Int8Matrix(weight) if Int8Matrix.takes(weight) else TiledMatrix(weight)
+        return Int8Matrix(weight, kind) if Int8Matrix.takes(weight, kind) else TiledMatrix(weight)
     return Int4Matrix(weight, kind) if Int4Matrix.takes(weight, kind) else TiledMatrix(weight)

@@ -44,4 +44,6 @@ CASES = (
     Case("odd sizes", cached=(1,), new=(5,), dim=131, hidden=77, vocab=1003, page=7),
     Case("llama-like", cached=(130,), new=(3,), dim=256, heads=4, kv_heads=2, head_dim=64,
          hidden=704, vocab=2048, page=64),
+    Case("long rows", cached=(5, 0), new=(1, 2), heads=44, kv_heads=1, head_dim=128, hidden=100,
+         vocab=515),
 )  # fmt: skip

@@ -69,7 +69,7 @@ class Int8:
     def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
         """The matrix `[N, K]`: products taken in float32 or wider, where they are exact."""
         wide = torch.promote_types(dtype, torch.float32)
-        values = self.data.to(wide).view(*self.scales.shape, -1)
+        values = self.data.to(wide).view(*self.scales.shape, self.group)
         return (values * self.scales.to(wide)[:, :, None]).view(self.shape).to(dtype)
 
     def rows(self, index: torch.Tensor | slice) -> "Int8":
@@ -115,7 +115,7 @@ class Int4:
     def values(self) -> torch.Tensor:
         """q − zero, int8 `[N, K]`, in stored order."""
         rows, groups = self.scales.shape
-        q = unpack_int4(self.packed).view(torch.int8).view(rows, groups, -1)
+        q = unpack_int4(self.packed).view(torch.int8).view(rows, groups, self.group)
         zeros = MIDDLE if self.zeros is None else self.zeros.view(torch.int8)[:, :, None]
         return (q - zeros).view(self.shape)
 

@@ -76,6 +76,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.ops: set[str] = set()
         self.dtypes: set[torch.dtype] = set()
+        self._open: Any = None
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -88,11 +89,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = func.name()
+        if func is self._open:  # a composite op that calls itself, once autograd is out of the way
+            return func(*args, **kwargs)
         if not has_mps_kernel(name):
             for key in COMPOSITE:
                 if torch._C._dispatch_has_kernel_for_dispatch_key(name, key):
-                    with self:
-                        return func._op_dk(key, *args, **kwargs)
+                    outer, self._open = self._open, func
+                    try:
+                        with self:
+                            return func._op_dk(key, *args, **kwargs)
+                    finally:
+                        self._open = outer
         self.ops.add(name)
         return func(*_wrapped(func, args), **kwargs)
 

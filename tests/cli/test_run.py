@@ -116,7 +116,6 @@ def test_stop_string(tiny: list[str]) -> None:
         (["--device", "cuda:99"], "not there"),
         (["--op", "nonsense=torch"], "unknown op 'nonsense'"),
         (["--op", "attention=nonsense"], "unknown backend 'nonsense'"),
-        (["--quant", "int4"], "no int4 weights"),
         (["--ctx", "17"], "trained for 16"),
         (["--tokenizer", "/nonexistent"], "/nonexistent"),
         (["--model", "/nonexistent"], "/nonexistent"),

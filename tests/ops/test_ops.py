@@ -62,11 +62,18 @@ every_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name.replace
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 
 
-def check(op: str, dtype: torch.dtype, found: torch.Tensor, wanted: torch.Tensor) -> None:
+def check(
+    op: str,
+    dtype: torch.dtype,
+    found: torch.Tensor,
+    wanted: torch.Tensor,
+    *,
+    quantized: bool = False,
+) -> None:
     if not found.is_floating_point():
         assert torch.equal(found, wanted)
         return
-    measured, limit = error(found, wanted), bound(op, dtype)
+    measured, limit = error(found, wanted), bound(op, dtype, quantized=quantized)
     assert measured.largest <= limit.largest, measured
     assert measured.rms <= limit.rms, measured
 
