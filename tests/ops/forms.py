@@ -1,5 +1,7 @@
 """Quantized weights of every form, and the ways in which the torch backend multiplies them."""
 
+import atexit
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -91,7 +93,9 @@ def built_for(flag: str | None) -> rows.Library:
 
 @cache
 def cache_folder() -> Path:
-    return Path(mkdtemp(prefix="llama2gpu-test-"))
+    folder = Path(mkdtemp(prefix="llama2gpu-test-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @contextmanager
