@@ -150,7 +150,7 @@ int rows_matmul(const void *x, int kind, long tokens, const float *norm, float e
   if (!all.wide) return 1;
   read_inputs(x, kind, &prologue, &w, &all);
   enum Way way = way_of(&w, kind);
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
+#pragma omp parallel for num_threads(threads) schedule(dynamic, AT_ONCE)
   for (long block = 0; block < (rows + LANES - 1) / LANES; block++)
     for (long m = 0; m < tokens; m += MOST) {
       Inputs in = some_of(&all, m, piece_of(&w));

@@ -8,7 +8,8 @@
 #include <immintrin.h>
 #endif
 
-enum { LANES = 16, BLOCK = 128, MOST = 4 };
+// AHEAD: bytes that a hint to the caches goes ahead. AT_ONCE: blocks of rows that a thread takes.
+enum { LANES = 16, BLOCK = 128, MOST = 4, AHEAD = 2048, AT_ONCE = 8 };
 enum { FP32, FP16, BF16, INT8, INT4 };
 
 #define INLINE static inline __attribute__((always_inline))

@@ -122,7 +122,9 @@ INLINE void vnni_rows(int kind, int M, const Matrix *w, const Inputs *in, long b
     __m512i high[MOST], low[MOST];
     for (int m = 0; m < M; m++) high[m] = low[m] = _mm512_setzero_si512();
     for (long k = p * piece; k < end; k += IN_WORD(kind)) {
-      __m512i packed = _mm512_loadu_si512(data + k / IN_WORD(kind) * LANES);
+      const uint32_t *here = data + k / IN_WORD(kind) * LANES;
+      __builtin_prefetch((const char *)here + AHEAD, 0, 0);
+      __m512i packed = _mm512_loadu_si512(here);
       __m512i parts[2] = {packed, packed};
       if (kind == INT4) {
         parts[0] = _mm512_and_si512(packed, nibbles);

@@ -14,8 +14,13 @@ from llama2gpu.kernels import rows
 from llama2gpu.quant import Dense, Int4, Int8, Weight
 from llama2gpu.quant.pack import unpack_int4
 
-#: Most tokens for which the row kernels beat a matrix product (bench/NOTES.md).
-FEW_DENSE, FEW_PACKED = 4, 8
+#: Most tokens that the row kernels multiply faster than PyTorch (bench/NOTES.md), by type of the
+#: activations; PyTorch's float16 product on a CPU is slower at any number.
+FEW_DENSE = {torch.float32: 8, torch.bfloat16: 12, torch.float16: 1 << 30}
+#: The same for quantized weights, which a product has to unpack first.
+FEW_PACKED = {torch.float32: 64, torch.bfloat16: 1 << 30, torch.float16: 1 << 30}
+#: The same where the processor has AMX, whose bfloat16 product is several times faster.
+FEW_PACKED_AMX = 64
 
 _LANES = 16
 
@@ -47,14 +52,14 @@ class DenseRows(DenseMatrix):
 
     def linear(self, x: Tensor) -> Tensor:
         """See `Matrix.linear`."""
-        few = len(x) <= FEW_DENSE and x.dtype in rows.KINDS
+        few = len(x) <= FEW_DENSE.get(x.dtype, -1)
         return _multiply(x, self.packed) if few else super().linear(x)
 
     def fused(
         self, x: Tensor, norm: Norm | None, residual: Tensor | None, gated: bool
     ) -> Tensor | None:
         """See `Matrix.fused`."""
-        if len(x) > FEW_DENSE or x.dtype not in rows.KINDS:
+        if len(x) > FEW_DENSE.get(x.dtype, -1):
             return None
         swiglu = rows.HALVES if gated else rows.NO_SWIGLU
         return _multiply(x, self.packed, norm, residual, swiglu)
@@ -69,7 +74,7 @@ class PackedRows(Matrix):
 
     def linear(self, x: Tensor) -> Tensor:
         """See `Matrix.linear`."""
-        if len(x) <= FEW_PACKED:
+        if _few_packed(x):
             return _multiply(x, self.packed)
         out = x.new_empty(len(x), self.packed.shape[0])
         for start, tile in _tiles(self.packed, x.dtype):
@@ -79,7 +84,7 @@ class PackedRows(Matrix):
 
     def gated(self, x: Tensor) -> Tensor:
         """See `Matrix.gated`."""
-        if len(x) <= FEW_PACKED:
+        if _few_packed(x):
             return _multiply(x, self.packed, swiglu=rows.INTERLEAVED)
         out = x.new_empty(len(x), self.packed.shape[0] // 2)
         for start, tile in _tiles(self.packed, x.dtype):
@@ -93,9 +98,14 @@ class PackedRows(Matrix):
         self, x: Tensor, norm: Norm | None, residual: Tensor | None, gated: bool
     ) -> Tensor | None:
         """See `Matrix.fused`."""
-        if len(x) > FEW_PACKED:
+        if not _few_packed(x):
             return None
         return _multiply(x, self.packed, norm, residual, rows.INTERLEAVED if gated else 0)
+
+
+def _few_packed(x: Tensor) -> bool:
+    has_amx: bool = torch.cpu._is_amx_tile_supported()
+    return len(x) <= min(FEW_PACKED[x.dtype], FEW_PACKED_AMX if has_amx else 1 << 30)
 
 
 def cpu_matrix(weight: Weight, paired: bool = False) -> Matrix | None:

@@ -5,13 +5,19 @@ from llama2gpu.backends.matrix import DenseMatrix, Matrix, TiledMatrix, gates_fi
 from llama2gpu.backends.torch_packed import Int4Matrix, Int8Matrix
 from llama2gpu.quant import Dense, Int8, Weight
 
+#: Below so many weights a dense matrix is left to PyTorch on a CPU: it would gain little, and a
+#: small model would wait for the compiler the first time.
+SMALL = 1 << 20
+
 
 def prepare_matrix(weight: Weight, kind: str, paired: bool) -> Matrix:
     """The matrix for a kind of device ("cpu", "cuda", "mps"), where `weight` lies already.
 
     paired: its rows are gate 0, up 0, gate 1, …
     """
-    if kind == "cpu" and (found := cpu_matrix(weight, paired)) is not None:
+    rows, columns = weight.shape
+    small = isinstance(weight, Dense) and rows * columns < SMALL
+    if kind == "cpu" and not small and (found := cpu_matrix(weight, paired)) is not None:
         return found
     if paired:
         weight = gates_first(weight)

@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 import pytest
 import torch
 
-from llama2gpu.backends import cpu_rows
+from llama2gpu.backends import cpu_rows, prepare
 from llama2gpu.backends.base import Probe
 from llama2gpu.kernels import rows
 from llama2gpu.ops.cases import Case
@@ -113,4 +113,5 @@ def taking(way: str) -> Iterator[None]:
         probed = find_probe()
         assert probed.ok, probed.detail
         patch.setattr(cpu_rows, "probe_rows", lambda: probed)
+        patch.setattr(prepare, "SMALL", 0)
         yield

@@ -11,8 +11,10 @@ from llama2gpu.backends.base import OPS, Backend
 from llama2gpu.backends.choose import available, backend_class
 from llama2gpu.backends.inputs import Inputs
 from llama2gpu.backends.numpy import NumpyBackend
+from llama2gpu.backends.torch import TorchBackend
 from llama2gpu.ops.cases import CASES, Case
 from llama2gpu.ops.tolerance import bound, error
+from tests.ops.forms import ARCHITECTURES, taking
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 REFERENCE = NumpyBackend(torch.device("cpu"), np.float64)
@@ -91,6 +93,16 @@ def test_op(
     wanted = outputs(op, inputs.arguments(op, REFERENCE, wide=True), REFERENCE)
     for out, reference in zip(found, wanted, strict=True):
         check(op, dtype, out, reference)
+
+
+@every_dtype
+@every_case
+@pytest.mark.parametrize("way", ["rows", *ARCHITECTURES])
+def test_row_kernels(way: str, case: Case, dtype: torch.dtype) -> None:
+    """Dense matrices too small to be given to them otherwise."""
+    with taking(way):
+        for op in ("linear", "qkv", "project_add", "gate_up", "logits"):
+            test_op(op, TorchBackend, torch.device("cpu"), case, dtype)
 
 
 @every_dtype
