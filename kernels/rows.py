@@ -1,4 +1,4 @@
-"""The CPU's row kernels: rows.c, compiled where a compiler is at hand, and bound.
+"""The CPU's kernels: rows.c and step.c, compiled where a compiler is at hand, and bound.
 
 Nothing requires them: without a compiler PyTorch's own kernels serve. The library is built once for
 a compiler and a processor, kept in the user's cache, and checked before it is used.
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-SOURCES = ("rows.c", "rows.h", "rows_dense.h", "rows_packed.h")
+SOURCES = ("rows.c", "step.c", "rows.h", "rows_dense.h", "rows_packed.h")
 #: A compiler to use instead of the ones that are looked for; "none" for none.
 COMPILER = "LLAMA2GPU_CC"
 
@@ -71,10 +71,12 @@ def _build(compiler: str) -> Path:
     path = _cache() / f"rows-{name}.so"
     if not _is_whole(path):
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            made, shared = f"{folder}/rows.o", f"{folder}/rows.so"
-            _run([compiler, *_FLAGS, native, "-c", str(here / SOURCES[0]), "-o", made])
+            made, shared = [], f"{folder}/rows.so"
+            for source in SOURCES[:2]:
+                made.append(f"{folder}/{source}.o")
+                _run([compiler, *_FLAGS, native, "-c", str(here / source), "-o", made[-1]])
             # not linked with OpenMP: PyTorch's own copy, loaded already, has the threads
-            _run([compiler, "-shared", made, "-o", shared, "-lm"])
+            _run([compiler, "-shared", *made, "-o", shared, "-lm"])
             _seal(Path(shared))
             Path(shared).replace(path)
     return path
@@ -144,4 +146,13 @@ def _bind(path: Path) -> ctypes.CDLL:
         *weight, count, count, count, count, number, pointer, number,
     ]  # fmt: skip
     bound.rows_unpack.restype = None
+    bound.step_rope.argtypes = [
+        pointer, number, count, count, count, count, pointer, pointer, pointer, pointer,
+    ]  # fmt: skip
+    bound.step_rope.restype = None
+    bound.step_attend.argtypes = [
+        pointer, number, count, count, pointer, number, pointer, pointer, pointer, pointer,
+        pointer, count, count, count, count, pointer, number,
+    ]  # fmt: skip
+    bound.step_attend.restype = number
     return bound

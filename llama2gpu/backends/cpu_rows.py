@@ -1,8 +1,8 @@
 """Matrices for the compiled row kernels of a CPU (`kernels/rows.c`), and when to use them."""
 
 from collections.abc import Iterator
-from functools import cache
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cache, cached_property
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,8 @@ FEW_PACKED_AMX = 64
 _LANES = 16
 
 
-class Packed(NamedTuple):
+@dataclass(frozen=True)
+class Packed:
     """What the kernels read: see `rows.h` and `rows_packed.h`."""
 
     kind: int
@@ -35,11 +36,11 @@ class Packed(NamedTuple):
     shape: tuple[int, int]
     group: int
 
-    @property
+    @cached_property
     def weight_arguments(self) -> tuple[int | None, ...]:
         """Kind, data, kind of the scales, scales and zero points."""
         scale_kind = rows.KINDS[self.scales.dtype] if self.scales is not None else 0
-        return (self.kind, _at(self.data), scale_kind, _at(self.scales), _at(self.zeros))
+        return (self.kind, at(self.data), scale_kind, at(self.scales), at(self.zeros))
 
 
 class DenseRows(DenseMatrix):
@@ -52,14 +53,14 @@ class DenseRows(DenseMatrix):
 
     def linear(self, x: Tensor) -> Tensor:
         """See `Matrix.linear`."""
-        few = len(x) <= FEW_DENSE.get(x.dtype, -1)
+        few = x.shape[0] <= FEW_DENSE.get(x.dtype, -1)
         return _multiply(x, self.packed) if few else super().linear(x)
 
     def fused(
         self, x: Tensor, norm: Norm | None, residual: Tensor | None, gated: bool
     ) -> Tensor | None:
         """See `Matrix.fused`."""
-        if len(x) > FEW_DENSE.get(x.dtype, -1):
+        if x.shape[0] > FEW_DENSE.get(x.dtype, -1):
             return None
         swiglu = rows.HALVES if gated else rows.NO_SWIGLU
         return _multiply(x, self.packed, norm, residual, swiglu)
@@ -104,8 +105,13 @@ class PackedRows(Matrix):
 
 
 def _few_packed(x: Tensor) -> bool:
-    has_amx: bool = torch.cpu._is_amx_tile_supported()
-    return len(x) <= min(FEW_PACKED[x.dtype], FEW_PACKED_AMX if has_amx else 1 << 30)
+    tokens = x.shape[0]  # len(x) takes microseconds
+    return tokens <= FEW_PACKED[x.dtype] and (tokens <= FEW_PACKED_AMX or not _has_amx())
+
+
+@cache
+def _has_amx() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def cpu_matrix(weight: Weight, paired: bool = False) -> Matrix | None:
@@ -190,11 +196,13 @@ def _multiply(
     assert bound is not None
     x = x.contiguous()
     residual = None if residual is None else residual.contiguous()
-    y = x.new_empty(len(x), w.shape[0] // (2 if swiglu else 1))
+    tokens, outputs = x.shape[0], w.shape[0] // (2 if swiglu else 1)
+    y = torch.empty(tokens, outputs, dtype=x.dtype)
     weight, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
-    failed = len(x) and bound.rows_matmul(
-        _at(x), rows.KINDS[x.dtype], len(x), _at(weight), eps, *w.weight_arguments, *w.shape,
-        w.group, _at(residual), swiglu, _at(y), torch.get_num_threads(),
+    assert x.shape[1] == w.shape[1]  # the kernel would read what lies behind x
+    failed = tokens and bound.rows_matmul(
+        at(x), rows.KINDS[x.dtype], tokens, at(weight), eps, *w.weight_arguments, *w.shape,
+        w.group, at(residual), swiglu, at(y), torch.get_num_threads(),
     )  # fmt: skip
     if failed:
         raise MemoryError("no memory for activations")
@@ -211,11 +219,12 @@ def _tiles(w: Packed, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
         count = min(step, total - start)
         tile = torch.empty(columns, count, dtype=dtype)
         bound.rows_unpack(
-            *w.weight_arguments, columns, w.group, start, count, rows.KINDS[dtype], _at(tile),
+            *w.weight_arguments, columns, w.group, start, count, rows.KINDS[dtype], at(tile),
             torch.get_num_threads(),
         )  # fmt: skip
         yield start, tile
 
 
-def _at(x: Tensor | None) -> int | None:
+def at(x: Tensor | None) -> int | None:
+    """Where a tensor's values begin, for a kernel."""
     return None if x is None else x.data_ptr()

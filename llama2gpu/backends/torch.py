@@ -13,6 +13,8 @@ from torch import Tensor
 
 from llama2gpu.backends.base import Backend, Batch, LayerCache, Norm, Prepared, Probe, Rope
 from llama2gpu.backends.cpu_row import cpu_rms_norm_row
+from llama2gpu.backends.cpu_rows import DenseRows, PackedRows
+from llama2gpu.backends.cpu_step import cpu_attend, cpu_rope
 from llama2gpu.backends.matrix import Matrix
 from llama2gpu.backends.prepare import prepare_matrix
 from llama2gpu.backends.torch_attention import Places, decode, find_places, sequence, write
@@ -37,6 +39,8 @@ class TorchBackend(Backend):
         super().__init__(device)
         #: The kind of device whose ways are taken; every choice by device reads it.
         self.kind = device.type
+        #: Whether its matrices are with a CPU's compiled kernels; then the steps between are too.
+        self.compiled = False
         self._last_turns: _Turns | None = None
         self._last_places: Places | None = None
 
@@ -54,7 +58,11 @@ class TorchBackend(Backend):
     def prepare(self, weight: Weight, op: str) -> Weight | Matrix:
         """What multiplies fastest on the device; an embedding stays as it is, to be gathered."""
         weight = weight.to(self.device)
-        return weight if op == "embed" else prepare_matrix(weight, self.kind, op == "gate_up")
+        if op == "embed":
+            return weight
+        matrix = prepare_matrix(weight, self.kind, op == "gate_up")
+        self.compiled |= isinstance(matrix, DenseRows | PackedRows)
+        return matrix
 
     def embed(self, tokens: Tensor, weight: Prepared) -> Tensor:
         """See `Backend.embed`."""
@@ -65,7 +73,7 @@ class TorchBackend(Backend):
 
     def rms_norm(self, x: Tensor, norm: Norm) -> Tensor:
         """See `Backend.rms_norm`."""
-        if len(x) == 1 and self.kind == "cpu":
+        if x.shape[0] == 1 and self.kind == "cpu":
             return cpu_rms_norm_row(x, norm.weight, norm.eps)
         return F.rms_norm(x.float(), norm.weight.shape, norm.weight, norm.eps).to(x.dtype)
 
@@ -86,6 +94,8 @@ class TorchBackend(Backend):
 
     def rope(self, x: Tensor, rope: Rope, positions: Tensor) -> Tensor:
         """See `Backend.rope`."""
+        if self.compiled and x.stride()[1:] == (x.shape[2], 1):
+            return cpu_rope(x, rope, positions)
         turns = self._last_turns
         if turns is None or turns.rope is not rope or turns.positions is not positions:
             turns = self._last_turns = _turns(rope, positions)
@@ -109,8 +119,11 @@ class TorchBackend(Backend):
 
     def attend(self, q: Tensor, batch: Batch, cache: LayerCache) -> Tensor:
         """See `Backend.attend`: sequences with one new token together, longer ones one by one."""
+        single = all(new == 1 for new in batch.new_counts)
+        if self.compiled and single and cache.k.is_contiguous():
+            return cpu_attend(q, batch, cache)
         tables = self._places(batch, cache).tables
-        if len(batch.new_counts) > 1 and all(new == 1 for new in batch.new_counts):
+        if len(batch.new_counts) > 1 and single:
             return decode(q, batch, cache)
         if len(batch.new_counts) == 1:
             return sequence(q, batch.cached_counts[0], tables[0], cache) if len(q) else q

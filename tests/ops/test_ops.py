@@ -37,6 +37,14 @@ BACKENDS = [
 ]
 
 
+class CompiledBackend(TorchBackend):
+    """One that asks a CPU's compiled kernels from the start."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.compiled = True
+
+
 @pytest.fixture(autouse=True)
 def _unwritten_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     """`torch.empty` and its like give NaN, so an output that an op forgets to write shows."""
@@ -99,10 +107,11 @@ def test_op(
 @every_case
 @pytest.mark.parametrize("way", ["rows", *ARCHITECTURES])
 def test_row_kernels(way: str, case: Case, dtype: torch.dtype) -> None:
-    """Dense matrices too small to be given to them otherwise."""
+    """Dense matrices too small to be given to them otherwise, and the steps between."""
     with taking(way):
-        for op in ("linear", "qkv", "project_add", "gate_up", "logits"):
-            test_op(op, TorchBackend, torch.device("cpu"), case, dtype)
+        for op in ("linear", "rope", "attend", "qkv", "project_add", "gate_up", "logits"):
+            test_op(op, CompiledBackend, torch.device("cpu"), case, dtype)
+        test_op_on_int8_cache("attend", CompiledBackend, torch.device("cpu"), case, dtype)
 
 
 @every_dtype
