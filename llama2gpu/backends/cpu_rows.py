@@ -13,6 +13,7 @@ from llama2gpu.backends.matrix import TILE, DenseMatrix, Matrix, gates_first
 from llama2gpu.kernels import rows
 from llama2gpu.quant import Dense, Int4, Int8, Weight
 from llama2gpu.quant.pack import unpack_int4
+from llama2gpu.quant.weight import int4
 
 #: Most tokens that the row kernels multiply faster than PyTorch (bench/NOTES.md), by type of the
 #: activations; PyTorch's float16 product on a CPU is slower at any number.
@@ -46,6 +47,8 @@ class Packed:
 class DenseRows(DenseMatrix):
     """A dense matrix; few tokens go to the row kernels."""
 
+    compiled = True
+
     def __init__(self, data: Tensor) -> None:
         super().__init__(data, "cpu")
         shape = (data.shape[0], data.shape[1])
@@ -68,6 +71,8 @@ class DenseRows(DenseMatrix):
 
 class PackedRows(Matrix):
     """A quantized matrix; many tokens get it back, tile by tile, for a matrix product."""
+
+    compiled = True
 
     def __init__(self, packed: Packed) -> None:
         super().__init__(packed.data, packed.scales, packed.zeros)
@@ -125,15 +130,26 @@ def probe_rows() -> Probe:
     built = rows.library()
     if built.bound is None:
         return Probe(False, built.detail)
-    x, data = torch.ones(1, 32), torch.arange(64.0).view(2, 32) % 15 - 7
-    eights = Int8(data.to(torch.int8), torch.ones(2, 1, dtype=torch.float16))
     for kind in rows.KINDS:
-        for weight in (Dense(data.to(kind)), eights):
+        for weight in _samples(kind):
             matrix = _matrix(weight)
             assert matrix is not None
-            if not torch.equal(matrix.linear(x.to(kind)).float()[0], data.sum(1)):
+            x = (torch.arange(weight.shape[1]) % 3 - 1).to(kind)[None]
+            wanted = weight.dequantize(torch.float32) @ x[0].float()
+            if not torch.equal(matrix.linear(x)[0].float(), wanted):
                 return Probe(False, f"{built.detail} gives wrong results")
     return Probe(True, built.detail)
+
+
+def _samples(dtype: torch.dtype) -> Iterator[Weight]:
+    """Small matrices of each kind, whose products are whole numbers that every type has."""
+    data = torch.arange(64.0).view(2, 32) % 15 - 7
+    yield Dense(data.to(dtype))
+    yield Int8(data.to(torch.int8), torch.ones(2, 1, dtype=torch.float16))
+    count = torch.arange(34 * 64).view(34, 64)  # three blocks of rows, two groups
+    row, group = torch.arange(34)[:, None], torch.arange(2)
+    scales = torch.tensor([1.0, 2.0]).half().repeat(34, 1)
+    yield int4((count * 7 + count // 64) % 16, scales, (row + 5 * group) % 15 + 1)
 
 
 def _matrix(weight: Weight, paired: bool = False) -> Matrix | None:
@@ -145,10 +161,10 @@ def _matrix(weight: Weight, paired: bool = False) -> Matrix | None:
 
 
 def _pack(weight: Int8 | Int4) -> Packed | None:
-    """Words of 16 rows side by side; None for columns in another order or of odd count."""
+    """Words of 16 rows side by side; None for groups and columns that the kernels don't have."""
     count, columns = weight.shape
     in_word = 8 if isinstance(weight, Int4) else 4
-    if columns % in_word or (isinstance(weight, Int4) and weight.order is not None):
+    if columns % in_word:
         return None
     group = next((g for g in (128, 64, 32) if weight.group % g == 0), 0)
     group = weight.group if weight.group == columns or group == 0 else group
@@ -199,7 +215,10 @@ def _multiply(
     tokens, outputs = x.shape[0], w.shape[0] // (2 if swiglu else 1)
     y = torch.empty(tokens, outputs, dtype=x.dtype)
     weight, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
-    assert x.shape[1] == w.shape[1]  # the kernel would read what lies behind x
+    # what does not fit, the kernel would read from behind the tensor's end
+    assert x.shape[1] == w.shape[1]
+    assert weight is None or (weight.dtype, *weight.shape) == (torch.float32, w.shape[1])
+    assert residual is None or (residual.dtype, *residual.shape) == (x.dtype, *y.shape)
     failed = tokens and bound.rows_matmul(
         at(x), rows.KINDS[x.dtype], tokens, at(weight), eps, *w.weight_arguments, *w.shape,
         w.group, at(residual), swiglu, at(y), torch.get_num_threads(),

@@ -17,8 +17,10 @@ TILE = 1 << 22
 class Matrix(ABC):
     """A matrix [N, K] on a device; `gated` is for one whose rows are gates and ups.
 
-    parts: the tensors that a product reads.
+    parts: the tensors that a product reads. compiled: whether few tokens go to a kernel of ours.
     """
+
+    compiled = False
 
     def __init__(self, *parts: Tensor | None) -> None:
         self.parts = tuple(part for part in parts if part is not None)
@@ -74,6 +76,27 @@ class TiledMatrix(Matrix):
     def gated(self, x: Tensor) -> Tensor:
         """See `Matrix.gated`."""
         return gate(self.linear(x))
+
+
+class OrderedMatrix(Matrix):
+    """A matrix whose columns are stored in another order, in which it takes its inputs."""
+
+    def __init__(self, inner: Matrix, order: Tensor) -> None:
+        super().__init__()
+        self.inner, self.order, self.compiled = inner, order, inner.compiled
+
+    @property
+    def nbytes(self) -> int:
+        """See `Matrix.nbytes`."""
+        return self.inner.nbytes + self.order.nbytes
+
+    def linear(self, x: Tensor) -> Tensor:
+        """See `Matrix.linear`."""
+        return self.inner.linear(x.index_select(1, self.order))
+
+    def gated(self, x: Tensor) -> Tensor:
+        """See `Matrix.gated`."""
+        return self.inner.gated(x.index_select(1, self.order))
 
 
 def gate(y: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from llama2gpu.backends.base import Backend, Batch, LayerCache, Norm, Prepared, Probe, Rope
 from llama2gpu.backends.cpu_row import cpu_rms_norm_row
-from llama2gpu.backends.cpu_rows import DenseRows, PackedRows
 from llama2gpu.backends.cpu_step import cpu_attend, cpu_rope
 from llama2gpu.backends.matrix import Matrix
 from llama2gpu.backends.prepare import prepare_matrix
@@ -61,7 +60,7 @@ class TorchBackend(Backend):
         if op == "embed":
             return weight
         matrix = prepare_matrix(weight, self.kind, op == "gate_up")
-        self.compiled |= isinstance(matrix, DenseRows | PackedRows)
+        self.compiled |= matrix.compiled
         return matrix
 
     def embed(self, tokens: Tensor, weight: Prepared) -> Tensor:

@@ -66,7 +66,6 @@ class Int4Matrix(Matrix):
         return (
             whole
             and weight.group in (32, 64, 128, 256)
-            and weight.order is None
             and (kind != "cuda" or _has_tinygemm(weight.packed.device))
         )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llama2gpu.api import build_model
 from llama2gpu.backends import torch_packed
-from llama2gpu.backends.matrix import TiledMatrix
+from llama2gpu.backends.matrix import OrderedMatrix, TiledMatrix
 from llama2gpu.backends.prepare import prepare_matrix
 from llama2gpu.backends.torch_packed import Int4Matrix, Int8Matrix
 from llama2gpu.checkpoints import RandomCheckpoint
@@ -143,11 +143,16 @@ def test_products(kind: str, dtype: torch.dtype, form: str) -> None:
         ("int4-g32", 64, 128, Int4Matrix),
         ("int4-g32", 64, 160, TiledMatrix),
         ("int4-g64", 344, 128, TiledMatrix),
-        ("int4-order", 64, 128, TiledMatrix),
     ],
 )
 def test_which_matrices_fit(form: str, rows: int, columns: int, wanted: type) -> None:
     assert type(prepare_matrix(weight_of(rows, columns, form), "mps", False)) is wanted
+
+
+def test_columns_in_another_order_keep_the_kernel() -> None:
+    matrix = prepare_matrix(weight_of(64, 128, "int4-order"), "mps", False)
+    assert isinstance(matrix, OrderedMatrix)
+    assert isinstance(matrix.inner, Int4Matrix)
 
 
 def test_packing_frees_the_original(called: set[str]) -> None:

@@ -9,11 +9,15 @@ import pytest
 import torch
 
 from llama2gpu.backends import cpu_rows
+from llama2gpu.backends.base import Norm
+from llama2gpu.backends.matrix import OrderedMatrix
 from llama2gpu.backends.prepare import prepare_matrix
+from llama2gpu.backends.torch import TorchBackend
 from llama2gpu.kernels import rows
-from llama2gpu.quant import Dense
+from llama2gpu.quant import Dense, Int4, Int8
 from tests.ops.forms import (
     ARCHITECTURES,
+    FORMS,
     built_for,
     cache_folder,
     find_library,
@@ -132,6 +136,49 @@ def test_cache_that_others_write(
 def test_cache_of_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     left_out("another user's", monkeypatch)
+
+
+@pytest.mark.usefixtures("_compiler")
+@pytest.mark.parametrize("part", ["data", "scales", "zeros"])
+def test_wrong_results_are_seen(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one row of an int4 matrix, in its last block and second group."""
+    pack = cpu_rows._pack
+
+    def damaged(weight: Int8 | Int4) -> cpu_rows.Packed | None:
+        packed = pack(weight)
+        if isinstance(weight, Int4):
+            tensor = getattr(packed, part)
+            tensor[-1, -1, 1] = tensor[-1, -1, 1] + 1
+        return packed
+
+    assert find_probe().ok
+    monkeypatch.setattr(cpu_rows, "_pack", damaged)
+    assert not find_probe().ok
+    assert "gives wrong results" in find_probe().detail
+
+
+@pytest.mark.usefixtures("_compiler")
+def test_what_does_not_fit_never_reaches_the_kernel() -> None:
+    matrix, x = cpu_rows.DenseRows(torch.eye(32)), torch.ones(2, 32)
+    fitting = Norm(torch.ones(32), 1e-5)
+    assert matrix.fused(x, fitting, torch.ones(2, 32), gated=False) is not None
+    for norm in (torch.ones(31), torch.ones(32).half()):
+        with pytest.raises(AssertionError):
+            matrix.fused(x, Norm(norm, 1e-5), None, gated=False)
+    for residual in (torch.ones(1, 32), torch.ones(2, 31), torch.ones(2, 32).half()):
+        with pytest.raises(AssertionError):
+            matrix.fused(x, None, residual, gated=False)
+
+
+def test_columns_in_another_order_are_compiled_too() -> None:
+    with taking("rows"):
+        weight = FORMS["int4-order"][1](torch.randn(64, 96))
+        backend = TorchBackend(torch.device("cpu"))
+        matrix = backend.prepare(weight, "linear")
+    assert isinstance(matrix, OrderedMatrix)
+    assert isinstance(matrix.inner, cpu_rows.PackedRows)
+    assert backend.compiled
+    assert matrix.nbytes == weight.nbytes
 
 
 @pytest.mark.usefixtures("_compiler")

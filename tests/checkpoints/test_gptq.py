@@ -75,14 +75,17 @@ def test_int8(tmp_path: Path, group: int) -> None:
     assert {info.dtype for info in checkpoint.tensors()} == {"int8", "float16"}
 
 
-def test_int8_that_has_no_packed_form(tmp_path: Path) -> None:
+def test_int8_at_its_ends_and_beyond(tmp_path: Path) -> None:
     matrices = matrices_of(bits=8)
     matrices["layers.0.wq"].values[3, 5] = 0
     matrices["layers.1.wk"].zeros[1, 1] = 127
     matrices["layers.0.w2"].g_idx = matrices["layers.0.w2"].g_idx[::-1].copy()
     weights = check(open_checkpoint(write_gptq(tmp_path, matrices)), matrices)
     dense = {name for name, weight in weights.items() if isinstance(weight, Dense)}
-    assert dense == {"layers.0.wq", "layers.1.wk", "layers.0.w2"}
+    assert dense == {"layers.1.wk", "layers.0.w2"}
+    lowest = weights["layers.0.wq"]
+    assert isinstance(lowest, Int8)  # a stored 0 is -128, which int8 has
+    assert int(lowest.data[6, 5]) == -128  # row 3 in adjacent pairs
 
 
 def test_columns_in_another_order(tmp_path: Path) -> None:
