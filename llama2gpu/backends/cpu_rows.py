@@ -134,7 +134,7 @@ def probe_rows() -> Probe:
         for weight in _samples(kind):
             matrix = _matrix(weight)
             assert matrix is not None
-            x = (torch.arange(weight.shape[1]) % 3 - 1).to(kind)[None]
+            x = (torch.arange(weight.shape[1]) % 4 - 1).to(kind)[None]
             wanted = weight.dequantize(torch.float32) @ x[0].float()
             if not torch.equal(matrix.linear(x)[0].float(), wanted):
                 return Probe(False, f"{built.detail} gives wrong results")
