@@ -15,11 +15,9 @@ from llama2gpu.cli import options
 if TYPE_CHECKING:
     from llama2gpu.measure.quality import Quality, QualityResult
 
-SPEC = "kind[:group][:method][+zeros][+head]"
-
 
 def read_quants(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
-    """Callback of --quant: each is of the form `SPEC`, and none is given twice."""
+    """Callback of --quant: each is what `parse_spec` takes, and none is given twice."""
     if not values:
         return values
     from llama2gpu.errors import RequestError
@@ -43,7 +41,7 @@ def read_quants(ctx: click.Context, param: click.Parameter, values: tuple[str, .
     multiple=True,
     metavar="SPEC",
     callback=read_quants,
-    help=f"Measure these weights too: {SPEC}, such as int8, int4:32 or int4:128:gptq+head; "
+    help="Measure these weights too: int8, int4:32 or int4:128:gptq+zeros+head, say; "
     "may be repeated.",
 )
 @click.option(

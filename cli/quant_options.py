@@ -9,6 +9,7 @@ import click
 if TYPE_CHECKING:
     from llama2gpu.quant import QuantSpec
 
+#: The methods of `quant.spec`, whose import would take a second.
 METHODS = {
     "rtn": "round to nearest, clipped for the least error",
     "hqq": "half-quadratic",
@@ -36,9 +37,7 @@ def quantization(default: str) -> Callable[[Any], Any]:
         click.option(
             "--quant-method",
             type=click.Choice(list(METHODS)),
-            default="rtn",
-            show_default=True,
-            help=f"How int4 is made. {methods}.",
+            help=f"How int4 is made. {methods}.  [default: rtn]",
         ),
         click.option("--quant-zeros", is_flag=True, help="int4 with a zero point for each group."),
         click.option(
@@ -63,11 +62,11 @@ def quantization(default: str) -> Callable[[Any], Any]:
 
 def quant_spec(values: dict[str, Any]) -> "QuantSpec | None":
     """What the options of `quantization` say; None for none. Raises what does not go together."""
-    from llama2gpu.quant.spec import CALIBRATED, QuantSpec
+    from llama2gpu.quant.spec import CALIBRATED, QuantSpec, default_group
 
-    kind, group, method = values["quant"], values["quant_group"], values["quant_method"]
+    kind, group, method = values["quant"], values["quant_group"], values["quant_method"] or "rtn"
     if kind == "none":
-        for name in ("quant_group", "quant_zeros", "quant_head", "calibration"):
+        for name in ("quant_group", "quant_method", "quant_zeros", "quant_head", "calibration"):
             if values[name]:
                 flag = {"calibration": "calibrate"}.get(name, name).replace("_", "-")
                 raise click.UsageError(f"--{flag} needs --quant int8 or int4.")
@@ -78,7 +77,7 @@ def quant_spec(values: dict[str, Any]) -> "QuantSpec | None":
             if method in CALIBRATED
             else f"--calibrate is for --quant-method {' or '.join(CALIBRATED)}."
         )
-    columns = None if group in (None, "row") else int(group)
-    if kind == "int4" and group is None:
-        columns = 128
+    if kind == "int4" and group == "row":
+        raise click.UsageError("--quant-group row is for --quant int8.")
+    columns = default_group(kind) if group is None else None if group == "row" else int(group)
     return QuantSpec(kind, columns, method, values["quant_zeros"], values["quant_head"])

@@ -47,10 +47,10 @@ def command(
     with uninterrupted():  # half an import is worse than none
         import torch
 
-        from llama2gpu.api import open_quantizer
         from llama2gpu.backends import choose_backend
         from llama2gpu.checkpoints import open_checkpoint
         from llama2gpu.checkpoints.save import save_huggingface
+        from llama2gpu.open_quantizer import open_quantizer
         from llama2gpu.tokenizer import load_tokenizer
     if rest["threads"]:
         torch.set_num_threads(rest["threads"])

@@ -1,7 +1,7 @@
 """The Python API: load a model, generate, stream."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,16 +13,14 @@ import torch
 
 from llama2gpu.backends import choose_backend
 from llama2gpu.backends.base import Backend
-from llama2gpu.calibrate import CalibratedQuantizer, calibration_windows
 from llama2gpu.checkpoints import SHIPPED, Checkpoint, open_checkpoint
 from llama2gpu.checkpoints.weights import Progress, Quantizer, load_weights
-from llama2gpu.documents import read_documents
 from llama2gpu.engine import Engine, Stats
 from llama2gpu.errors import RequestError
 from llama2gpu.model import Model
+from llama2gpu.open_quantizer import end_ids, open_quantizer, read_spec
 from llama2gpu.quant import QuantSpec
-from llama2gpu.quant.spec import CALIBRATED, parse_spec
-from llama2gpu.quantizer import Outcome, RoundingQuantizer
+from llama2gpu.quantizer import Outcome
 from llama2gpu.request import Request, Sequence, StopReason, Token
 from llama2gpu.sampling import SamplingParams
 from llama2gpu.text import TextStream
@@ -180,7 +178,7 @@ class Llama:
         if isinstance(prompt, bytes):
             raise RequestError("the prompt is bytes: give text, or token ids")
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        stop_ids = self.checkpoint.stop_ids or self.tokenizer.eos_ids
+        stop_ids = end_ids(self.checkpoint, self.tokenizer)
         if params.sampler == "llama2c":
             # that program's steps count the prompt, and it stops at BOS alone
             steps = params.max_tokens
@@ -228,7 +226,7 @@ def load(
         if value not in known:
             raise RequestError(f"{name} is {value!r}: choose {', '.join(known)}")
     server = choose_backend(backend, device, ops)
-    spec = parse_spec(quant) if isinstance(quant, str) and quant != "none" else quant
+    spec = read_spec(quant, calibration)
     checkpoint = open_checkpoint(model, rope_theta=rope_theta, norm_eps=norm_eps)
     vocab = checkpoint.config.vocab
     words = (
@@ -239,7 +237,7 @@ def load(
     _check_context(context, checkpoint)
     quantizer = None
     outcomes: list[Outcome] = []
-    if isinstance(spec, QuantSpec):
+    if spec is not None:
         quantizer = open_quantizer(checkpoint, spec, server, words, calibration, outcomes.append)
     net = build_model(checkpoint, server, dtype, context, progress, quantizer)
     engine = Engine(
@@ -266,33 +264,6 @@ def build_model(
     kind = auto_dtype(checkpoint.dtype, backend.device) if dtype == "auto" else DTYPES[dtype]
     weights = load_weights(checkpoint, kind, backend.prepare, backend.device, progress, quantizer)
     return Model(checkpoint.config, weights, backend, kind, context)
-
-
-def open_quantizer(
-    checkpoint: Checkpoint,
-    spec: QuantSpec,
-    backend: Backend,
-    tokenizer: Tokenizer | None = None,
-    calibration: str | Path | None = None,
-    report: Callable[[Outcome], None] = lambda outcome: None,
-    *,
-    errors: bool = False,
-) -> Quantizer:
-    """What quantizes the checkpoint's weights as `spec` says, for one reading of them.
-
-    tokenizer: of the calibration text, the checkpoint's own if None. Raises `RequestError` where a
-    calibrated method has no text, or one that is too short.
-    """
-    config = checkpoint.config
-    if spec.method not in CALIBRATED:
-        return RoundingQuantizer(spec, config, report, errors=errors)
-    if calibration is None:
-        raise RequestError(f"{spec.method} needs a calibration text: give --calibrate TEXT")
-    words = tokenizer or find_tokenizer(checkpoint.tokenizer_files, vocab=config.vocab)
-    ends = list(words.eos_ids[:1])
-    ids = [id for text in read_documents([Path(calibration)]) for id in words.encode(text) + ends]
-    windows = calibration_windows(ids, config.context)
-    return CalibratedQuantizer(spec, config, backend, windows, report, errors=errors)
 
 
 def auto_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:

@@ -17,7 +17,7 @@ MAPPED = {"llama2gpu.cli": "cli", "llama2gpu.kernels": "kernels"}
 BASE = {"config", "errors", "quant", "weights"}
 STEP = {"batch", "cache", "model", "sampling"}
 ENGINE = BASE | STEP | {"ops", "backends.base", "request", "engine"}
-QUANTIZING = {"quantizer", "calibrate"}
+QUANTIZING = {"quantizer", "calibrate", "open_quantizer"}
 API = ENGINE | QUANTIZING | {"api", "text", "backends", "checkpoints", "documents", "tokenizer"}
 
 #: What a part may import besides itself; a part is the longest name here that begins a module's.
@@ -43,6 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": ENGINE,
     "quantizer": BASE,
     "calibrate": BASE | STEP | {"backends.base", "ops", "quantizer"},
+    "open_quantizer": BASE
+    | {"backends.base", "calibrate", "checkpoints", "documents", "quantizer", "tokenizer"},
     "api": API,
     **dict.fromkeys(("measure", "server"), API),
     "training": BASE | {"checkpoints", "documents", "ops", "tokenizer"},

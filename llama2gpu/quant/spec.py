@@ -61,6 +61,11 @@ class QuantSpec:
         return fitting[0] if fitting else (columns if self.kind == "int8" else None)
 
 
+def default_group(kind: str) -> int | None:
+    """The group where none is asked for; None is one scale for each row."""
+    return GROUPS[0] if kind == "int4" else None
+
+
 def _listed(kind: str) -> str:
     return ", ".join(map(str, GROUPS)) + (", or row" if kind == "int8" else "")
 
@@ -80,5 +85,5 @@ def parse_spec(text: str) -> QuantSpec:
             "give int8, int4:32 or int4:128:gptq+head, say"
         )
     kind, group, method, zeros, head = found.groups()
-    columns = int(group) if group else GROUPS[0] if kind == "int4" else None
+    columns = int(group) if group else default_group(kind)
     return QuantSpec(kind, columns, method or "rtn", zeros is not None, head is not None)

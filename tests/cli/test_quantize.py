@@ -9,7 +9,9 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 
 from llama2gpu.checkpoints import huggingface_write, open_checkpoint
+from llama2gpu.cli import quant_options
 from llama2gpu.cli.main import program
+from llama2gpu.quant.spec import METHODS
 from tests.model.test_golden import GREEDY
 from tests.quant.models import CONFIG, random_model
 
@@ -74,6 +76,10 @@ def test_calibrated(model: list[object], text: Path, method: str, tmp_path: Path
     assert run("run", "-m", out, "-n", "5", "-q", "--device", "cpu").exit_code == 0
 
 
+def test_methods_are_those_that_exist() -> None:
+    assert tuple(quant_options.METHODS) == METHODS
+
+
 def test_inspect_knows_it(tmp_path: Path) -> None:
     random_model(tmp_path / "in")
     assert run("quantize", tmp_path / "in", tmp_path / "out", "-q").exit_code == 0
@@ -135,6 +141,8 @@ def test_calibration_text(
         (["--quant-group", "16"], "'16' is not one of"),
         (["--quant-method", "gptq"], "needs --calibrate"),
         (["--calibrate", "x"], "--calibrate is for"),
+        (["--quant", "int4", "--quant-group", "row"], "--quant-group row is for --quant int8"),
+        (["--quant", "none", "--quant-method", "rtn"], "--quant-method needs --quant"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -146,7 +154,6 @@ def test_wrong_usage(words: list[str], message: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--quant", "int4", "--quant-group", "row"], "quantization group None"),
         (["--quant", "int8", "--quant-method", "hqq"], "is for int4"),
         (["--quant", "int8", "--quant-zeros"], "zero points are for int4"),
         (["--backend", "nonsense"], "unknown backend"),
@@ -187,7 +194,8 @@ def test_places(tmp_path: Path) -> None:
 
 def test_quantized_twice(model: list[object], tmp_path: Path) -> None:
     assert run("quantize", model[0], tmp_path / "out", *model[1:], "-q").exit_code == 0
-    mistake(run("run", "-m", tmp_path / "out", "--quant", "int8", "-q"), "quantized already")
+    message = "the checkpoint is quantized already (GPTQ int4, a scale a row, or as each matrix "
+    mistake(run("run", "-m", tmp_path / "out", "--quant", "int8", "-q"), message)
 
 
 def test_weights_that_are_no_numbers(tmp_path: Path) -> None:

@@ -2,16 +2,18 @@
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 
-from llama2gpu.api import Llama, build_model
+from llama2gpu.api import Llama, build_model, load
 from llama2gpu.backends import choose_backend
 from llama2gpu.checkpoints import RandomCheckpoint
 from llama2gpu.config import Config
 from llama2gpu.engine import Engine
 from llama2gpu.errors import RequestError
+from llama2gpu.quant import QuantSpec
 from llama2gpu.tokenizer import Token, Tokenizer
 
 CONFIG = Config(dim=32, hidden=48, layers=2, heads=4, kv_heads=2, head_dim=8, vocab=59, context=80)
@@ -41,6 +43,24 @@ def make() -> Llama:
 @pytest.fixture
 def llama() -> Llama:
     return make()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"quant": None}, "quant is None: give text such as 'int4'"),
+        ({"quant": 4}, "quant is 4: give text"),
+        ({"quant": "int2"}, "int2"),
+        ({"calibration": "text"}, "a calibration text is for gptq and awq"),
+        ({"quant": "int4", "calibration": "text"}, "a calibration text is for gptq and awq"),
+        ({"quant": QuantSpec("int8"), "calibration": "text"}, "a calibration text is for"),
+    ],
+    ids=str,
+)
+def test_quantizations_that_make_no_sense(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message) as caught:
+        load("/nonexistent", device="cpu", **asked)
+    assert "\n" not in str(caught.value)
 
 
 def test_streams_in_any_order(llama: Llama) -> None:

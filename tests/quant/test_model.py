@@ -9,7 +9,7 @@ import torch
 
 import llama2gpu
 from llama2gpu import Llama, quantizer
-from llama2gpu.api import build_model, open_quantizer
+from llama2gpu.api import build_model
 from llama2gpu.backends import choose_backend
 from llama2gpu.batch import Span, build_batch
 from llama2gpu.cache import KVCache
@@ -18,6 +18,7 @@ from llama2gpu.checkpoints import open_checkpoint
 from llama2gpu.checkpoints.save import save_huggingface
 from llama2gpu.errors import RequestError
 from llama2gpu.model import Model
+from llama2gpu.open_quantizer import open_quantizer
 from llama2gpu.quant import Dense, QuantSpec, Weight, quantize, weighted_error
 from llama2gpu.quant.spec import CALIBRATED, parse_spec
 from llama2gpu.tokenizer import load_tokenizer
