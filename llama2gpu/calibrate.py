@@ -18,7 +18,7 @@ from llama2gpu.config import Config
 from llama2gpu.errors import RequestError
 from llama2gpu.ops.rope import rope_table
 from llama2gpu.quant import Dense, QuantSpec, Weight, awq_scale
-from llama2gpu.quantizer import Outcome, RoundingQuantizer
+from llama2gpu.quantizer import Outcome, RoundingQuantizer, check_layer
 from llama2gpu.weights import LAYER_OPS, LayerWeights
 
 #: Tokens of a calibration window at most, of the whole calibration, and of one pass.
@@ -77,6 +77,7 @@ class CalibratedQuantizer(RoundingQuantizer):
     @torch.inference_mode()
     def layer(self, n: int, layer: LayerWeights) -> LayerWeights:
         """See `checkpoints.weights.Quantizer`."""
+        check_layer(n, layer)
         moments: Moments = {name: self._zeros(getattr(layer, name).shape[1]) for name in LAYER_OPS}
         self._run(layer, moments)
         if self.spec.method == "awq":
@@ -88,6 +89,7 @@ class CalibratedQuantizer(RoundingQuantizer):
     @torch.inference_mode()
     def output(self, norm: torch.Tensor, head: Weight, tied: bool) -> tuple[torch.Tensor, Weight]:
         """See `checkpoints.weights.Quantizer`."""
+        self.check_output(norm, head)
         if not self.spec.head:
             return norm, head
         moments = self._zeros(head.shape[1])

@@ -1,6 +1,7 @@
 """Quantizing a whole model as it is read: which matrices, in what groups, and what became of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from llama2gpu.config import Config
 from llama2gpu.errors import CheckpointError, RequestError
 from llama2gpu.quant import Dense, QuantSpec, Weight, quantize, weighted_error
+from llama2gpu.quant.quantize import checked_peak
 from llama2gpu.weights import LAYER_OPS, LayerWeights
 
 
@@ -54,15 +56,22 @@ class RoundingQuantizer:
 
     def embed(self, table: Weight) -> None:
         """See `checkpoints.weights.Quantizer`."""
-        _dense(table)
+        check_finite("embed", _dense(table))
 
     def layer(self, n: int, layer: LayerWeights) -> LayerWeights:
         """See `checkpoints.weights.Quantizer`."""
+        check_layer(n, layer)
         return self.rounded(n, layer, dict.fromkeys(LAYER_OPS))
 
     def output(self, norm: torch.Tensor, head: Weight, tied: bool) -> tuple[torch.Tensor, Weight]:
         """See `checkpoints.weights.Quantizer`."""
+        self.check_output(norm, head)
         return norm, self.head(head, None)
+
+    def check_output(self, norm: torch.Tensor, head: Weight) -> None:
+        """Raises `CheckpointError` for a last norm or head that are no numbers."""
+        check_finite("norm", norm)
+        check_finite("output", _dense(head))
 
     def rounded(
         self, n: int, layer: LayerWeights, moments: dict[str, torch.Tensor | None]
@@ -82,10 +91,8 @@ class RoundingQuantizer:
         """One canonical matrix by its name, quantized where it can be."""
         data, columns = _dense(weight), weight.shape[1]
         group = self.group(name.rpartition(".")[2], columns)
-        try:
+        with naming(name):
             found = quantize(data, self.spec, group, moments)
-        except RequestError as problem:
-            raise CheckpointError(f"{name}: {problem}") from problem
         error = weighted_error(data, found, moments) if self.errors else None
         self.report(Outcome(name, *self._kind(found, group), error))
         return found
@@ -111,6 +118,29 @@ def left_dense(outcomes: Sequence[Outcome]) -> str | None:
         return None
     kinds = ", ".join(dict.fromkeys(o.name.rpartition(".")[2] for o in dense))
     return f"{len(dense)} of {len(outcomes)} matrices stay dense ({kinds}; {dense[0].kind[7:]})"
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Turns a refusal into a `CheckpointError` that names the tensor."""
+    try:
+        yield
+    except RequestError as problem:
+        raise CheckpointError(f"{name}: {problem}") from problem
+
+
+def check_finite(name: str, tensor: torch.Tensor) -> None:
+    """Raises `CheckpointError` where a tensor holds NaN or infinity."""
+    with naming(name):
+        checked_peak(tensor)
+
+
+def check_layer(n: int, layer: LayerWeights) -> None:
+    """The same for all of layer n, before anything is computed with it."""
+    for name in ("attention_norm", "ffn_norm"):
+        check_finite(f"layers.{n}.{name}", getattr(layer, name))
+    for name in LAYER_OPS:
+        check_finite(f"layers.{n}.{name}", _dense(getattr(layer, name)))
 
 
 def _dense(weight: Weight) -> torch.Tensor:

@@ -37,7 +37,7 @@ def quantize(
     the scale of a group; weights below 2^-24 of the largest are zeros. Raises `RequestError` for
     weights or moments that are not finite, and for a calibrated method without moments.
     """
-    peak = _checked_peak(matrix, spec, moments)
+    peak = _usable_peak(matrix, spec, moments)
     if group is None:
         return Dense(matrix)
     if moments is not None:
@@ -85,14 +85,19 @@ def row_blocks(matrix: torch.Tensor, weights: int) -> tuple[torch.Tensor, ...]:
     return tuple(matrix[start : start + rows] for start in range(0, len(matrix), rows))
 
 
-def _checked_peak(matrix: torch.Tensor, spec: QuantSpec, moments: torch.Tensor | None) -> float:
+def _usable_peak(matrix: torch.Tensor, spec: QuantSpec, moments: torch.Tensor | None) -> float:
     """The largest magnitude of a matrix that can be quantized so."""
     if spec.method in CALIBRATED and moments is None:
         raise RequestError(f"{spec.method} needs calibration data: pass some, or choose rtn or hqq")
+    peak = checked_peak(matrix)
     if moments is not None and not math.isfinite(_peak(moments)):
         raise RequestError("the calibration moments hold NaN or infinity: use other texts")
-    peak = _peak(matrix)
-    if not math.isfinite(peak):
+    return peak
+
+
+def checked_peak(tensor: torch.Tensor) -> float:
+    """The largest magnitude of weights; raises `RequestError` where one is not finite."""
+    if not math.isfinite(peak := _peak(tensor)):
         raise RequestError("the weights hold NaN or infinity: the checkpoint is damaged")
     return peak
 

@@ -198,13 +198,25 @@ def test_quantized_twice(model: list[object], tmp_path: Path) -> None:
     mistake(run("run", "-m", tmp_path / "out", "--quant", "int8", "-q"), message)
 
 
-def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tensor", "name"),
+    [
+        ("model.embed_tokens", "embed"),
+        ("model.layers.1.input_layernorm", "layers.1.attention_norm"),
+        ("model.layers.0.post_attention_layernorm", "layers.0.ffn_norm"),
+        ("model.layers.1.mlp.up_proj", "layers.1.w_13"),
+        ("model.norm", "norm"),
+        ("lm_head", "output"),
+    ],
+)
+@pytest.mark.parametrize("wrong", [torch.nan, -torch.inf])
+def test_weights_that_are_no_numbers(tensor: str, name: str, wrong: float, tmp_path: Path) -> None:
     random_model(tmp_path / "in")
     path = tmp_path / "in" / "model.safetensors"
     tensors = load_file(path)
-    tensors["model.layers.1.mlp.up_proj.weight"][3, 3] = torch.nan
+    tensors[f"{tensor}.weight"].view(-1)[3] = wrong
     save_file(tensors, path, metadata={"format": "pt"})
-    message = "layers.1.w_13: the weights hold NaN or infinity"
+    message = f"error: {name}: the weights hold NaN or infinity"
     mistake(run("quantize", tmp_path / "in", tmp_path / "out", "-q"), message)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 

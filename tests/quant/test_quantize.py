@@ -202,6 +202,8 @@ def test_calibrated_methods_need_good_moments(method: str) -> None:
     spoiled[3, 4] = math.nan
     with pytest.raises(RequestError, match="moments hold NaN"):
         quantize(random(), spec, 128, spoiled)
+    with pytest.raises(RequestError, match="the weights hold NaN"):
+        quantize(random() * math.nan, spec, 128, spoiled)
 
 
 def test_weighted_error_is_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
