@@ -89,26 +89,24 @@ class RoundingQuantizer:
 
     def matrix(self, name: str, weight: Weight, moments: torch.Tensor | None) -> Weight:
         """One canonical matrix by its name, quantized where it can be."""
-        data, columns = _dense(weight), weight.shape[1]
-        group = self.group(name.rpartition(".")[2], columns)
+        data, part = _dense(weight), name.rpartition(".")[2]
+        group = self.group(part, weight.shape[1])
         with naming(name):
             found = quantize(data, self.spec, group, moments)
         error = weighted_error(data, found, moments) if self.errors else None
-        self.report(Outcome(name, *self._kind(found, group), error))
+        self.report(Outcome(name, *self._kind(part, found, group), error))
         return found
 
     def group(self, part: str, columns: int) -> int | None:
         """Columns of a group in a matrix; None where it stays dense."""
         return self.spec.group_of(self.parts[part], columns)
 
-    def _kind(self, found: Weight, group: int | None) -> tuple[str, bool]:
+    def _kind(self, part: str, found: Weight, group: int | None) -> tuple[str, bool]:
         if not isinstance(found, Dense):
             single = group == found.shape[1] and self.spec.group is None
             return f"{self.spec.kind}, {'row' if single else f'group {group}'}", True
-        if group is None:
-            rows, columns = found.shape
-            return f"dense: no groups or words divide {rows} x {columns}", False
-        return "dense: float16 can't hold its scales", False
+        misfit = self.spec.misfit(self.parts[part], found.shape[1])
+        return "dense: " + (misfit or "float16 can't hold its scales"), False
 
 
 def left_dense(outcomes: Sequence[Outcome]) -> str | None:
@@ -116,8 +114,12 @@ def left_dense(outcomes: Sequence[Outcome]) -> str | None:
     dense = [outcome for outcome in outcomes if not outcome.quantized]
     if not dense:
         return None
-    kinds = ", ".join(dict.fromkeys(o.name.rpartition(".")[2] for o in dense))
-    return f"{len(dense)} of {len(outcomes)} matrices stay dense ({kinds}; {dense[0].kind[7:]})"
+    reasons: dict[str, dict[str, None]] = {}  # the kinds of matrices of each, in their order
+    for outcome in dense:
+        kind = outcome.name.rpartition(".")[2]
+        reasons.setdefault(outcome.kind.removeprefix("dense: "), {})[kind] = None
+    told = "; ".join(f"{', '.join(kinds)}: {reason}" for reason, kinds in reasons.items())
+    return f"{len(dense)} of {len(outcomes)} matrices stay dense ({told})"
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A folder that appears whole or not at all: written beside its place, then renamed."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -11,6 +12,9 @@ from safetensors import SafetensorError
 
 from llama2gpu.errors import RequestError
 from llama2gpu.files import one_line
+
+#: Errors of a full disk and of a full quota.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -39,10 +43,16 @@ def writing(out: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         detail = error.strerror if isinstance(error, OSError) else None
-        raise RequestError(
-            f"can't write {out}: {detail or one_line(error, 200)}; make room for it, or write "
-            "elsewhere"
-        ) from error
+        detail = detail or one_line(error, 200)
+        remedy = "make room for it, or write elsewhere" if _is_full(error) else "write elsewhere"
+        raise RequestError(f"can't write {out}: {detail}; {remedy}") from error
+
+
+def _is_full(error: OSError | SafetensorError) -> bool:
+    """Whether there is no room; safetensors tells the number of the error in its text alone."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    return any(f"(os error {number})" in str(error) for number in FULL)
 
 
 def check_place(out: Path, source: Path | None = None) -> None:
@@ -72,13 +82,11 @@ def _finish(work: Path) -> None:
 def _replace(work: Path, out: Path) -> None:
     """Renames `work` to `out`; what lies there is moved aside first, and back where that fails."""
     aside = work.with_name(work.name + ".old")
-    replaced = out.exists()
-    if replaced:
-        out.rename(aside)
     try:
+        if out.exists():
+            out.rename(aside)
         work.rename(out)
-    except OSError:
-        if replaced:
+    finally:  # after an interrupt too, one whole folder is there
+        if aside.exists() and not out.exists():
             aside.rename(out)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)

@@ -12,7 +12,8 @@ from llama2gpu.quant.grid import Grid, inverse
 
 #: Columns whose errors are passed on among themselves before the rest hears of them.
 BLOCK = 128
-#: What is added to the diagonal of the moments, of its mean; the next where one does not do.
+#: What is added to the diagonal of the moments, of its mean: the first, and each further one on top
+#: of those before where they do not do.
 DAMPING = (0.01, 0.1, 1.0)
 
 

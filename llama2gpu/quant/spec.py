@@ -54,11 +54,24 @@ class QuantSpec:
         falls back to one scale for each row. Dense is what a GPTQ folder can't hold, whose words
         take 8 rows or columns of int4 and 4 of int8, so that a saved matrix is the same.
         """
-        word = 32 // self.bits
-        if columns % word or any(count % word for count in rows):
+        if self.misfit(rows, columns) is not None:
             return None
-        fitting = [g for g in GROUPS if self.group and g <= self.group and columns % g == 0]
-        return fitting[0] if fitting else (columns if self.kind == "int8" else None)
+        fitting = self._fitting(columns)
+        return fitting[0] if fitting else columns
+
+    def misfit(self, rows: Sequence[int], columns: int) -> str | None:
+        """Why a matrix of parts with so many `rows` stays dense; None where it does not."""
+        word = 32 // self.bits
+        for count, what in [*((count, "rows") for count in rows), (columns, "columns")]:
+            if count % word:
+                return f"{count} {what} are no multiple of {word}"
+        if self.kind == "int4" and not self._fitting(columns):
+            return f"{columns} columns are no multiple of {GROUPS[-1]}"
+        return None
+
+    def _fitting(self, columns: int) -> list[int]:
+        """Groups that divide the columns, the largest first."""
+        return [g for g in GROUPS if self.group and g <= self.group and columns % g == 0]
 
 
 def default_group(kind: str) -> int | None:

@@ -74,6 +74,35 @@ def test_rename_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_checkpoint(tmp_path / "out").quantization is None
 
 
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("step", ["aside", "new"])
+def test_interrupted_between_renames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, late: bool
+) -> None:
+    """Before or after either rename, there is a whole folder in its place, and it alone."""
+    save(tmp_path / "out", DENSE)
+    real = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        renamed = "aside" if target.suffix == ".old" else "new" if target.name == "out" else ""
+        now = renamed == step and self.suffix != ".old"
+        if now and not late:
+            raise KeyboardInterrupt
+        found = real(self, target)
+        if now:
+            raise KeyboardInterrupt
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path / "out", quantized(4, 32), overwrite=True)
+    assert (tmp_path / "out").is_dir()
+    new = step == "new" and late
+    assert (open_checkpoint(tmp_path / "out").quantization is not None) == new
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_what_is_replaced(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -92,7 +121,7 @@ def test_what_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(RequestError, match="is no folder"):
         save(tmp_path / "file", DENSE, overwrite=True)
-    with pytest.raises(RequestError, match=r"can't write .*make room"):
+    with pytest.raises(RequestError, match=r"can't write .*; write elsewhere"):
         save(tmp_path / "file" / "out", DENSE)
 
 

@@ -96,7 +96,10 @@ def test_what_stays_dense_is_said_on_load(model: list[object]) -> None:
     result = run("run", "-m", model[0], *model[1:], "--quant", "int4", "-n", "1")
     headline, note, _ = result.stderr.splitlines()
     assert "quantized to int4, group 64" in headline
-    assert note.startswith("10 of 20 matrices stay dense (w_13, w_2; ")
+    assert note == (
+        "10 of 20 matrices stay dense "
+        "(w_13: 172 rows are no multiple of 8; w_2: 172 columns are no multiple of 8)"
+    )
 
 
 def mistake(result: Result, message: str, status: int = 1) -> None:

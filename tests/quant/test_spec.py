@@ -48,6 +48,21 @@ def test_group_of(spec: QuantSpec, rows: list[int], columns: int, group: int | N
 
 
 @pytest.mark.parametrize(
+    ("spec", "rows", "columns", "told"),
+    [
+        (QuantSpec("int4", 128), [64, 64], 64, None),
+        (QuantSpec("int4", 128), [64, 4], 256, "4 rows are no multiple of 8"),
+        (QuantSpec("int4", 64), [64], 172, "172 columns are no multiple of 8"),
+        (QuantSpec("int4", 64), [64], 176, "176 columns are no multiple of 32"),
+        (QuantSpec("int8"), [64], 176, None),
+        (QuantSpec("int8"), [97], 64, "97 rows are no multiple of 4"),
+    ],
+)
+def test_misfit(spec: QuantSpec, rows: list[int], columns: int, told: str | None) -> None:
+    assert spec.misfit(rows, columns) == told
+
+
+@pytest.mark.parametrize(
     ("text", "spec"),
     [
         ("int8", QuantSpec("int8")),
