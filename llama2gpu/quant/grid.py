@@ -36,12 +36,21 @@ def inverse(scales: torch.Tensor) -> torch.Tensor:
     return torch.where(scales > 0, 1 / scales, 0)
 
 
-def is_half(scales: torch.Tensor) -> bool:
-    """Whether float16 holds the scales well: each is 0, or from `SMALLEST` to `LARGEST`."""
-    return bool(((scales == 0) | ((scales >= SMALLEST) & (scales <= LARGEST))).all())
+def least_scale(coarsest: float) -> float:
+    """The least scale that a group may ask for, in a matrix whose coarsest is about this one.
+
+    A finer scale is raised to `SMALLEST`, which errs by half of that. Beside a coarsest group whose
+    scale is 8 times as large, it is at most 1/64 of a squared error, so that any may be raised.
+    """
+    return 0.0 if coarsest >= 8 * SMALLEST else SMALLEST
+
+
+def is_half(scales: torch.Tensor, least: float) -> bool:
+    """Whether float16 can hold the scales: each is 0, or from `least` to `LARGEST`."""
+    return bool(((scales == 0) | ((scales >= least) & (scales <= LARGEST))).all())
 
 
 def to_half(scales: torch.Tensor) -> torch.Tensor:
-    """Float32 scales rounded to what float16 holds well; 0 stays 0."""
+    """Float32 scales rounded to what float16 holds well, `SMALLEST` at least; 0 stays 0."""
     rounded = scales.clamp(SMALLEST, LARGEST).half().float()
     return torch.where(scales > 0, rounded, 0)

@@ -10,7 +10,7 @@ from torch.nn.functional import hardshrink
 
 from llama2gpu.errors import RequestError
 from llama2gpu.quant.gptq import Feedback, better_rows, compensate, feedback
-from llama2gpu.quant.grid import Grid, inverse, is_half, to_half
+from llama2gpu.quant.grid import Grid, inverse, is_half, least_scale, to_half
 from llama2gpu.quant.hqq import fit
 from llama2gpu.quant.rtn import clip_search, whole_range
 from llama2gpu.quant.spec import CALIBRATED, QuantSpec
@@ -34,15 +34,16 @@ def quantize(
     `matrix * scale` and `moments / outer(scale, scale)`, and divide the inputs by the scale.
 
     The result is Dense, of the matrix itself, where the group is None or where float16 can't hold
-    the scale of a group; weights below 2^-24 of the largest are zeros. Raises `RequestError` for
-    weights or moments that are not finite, and for a calibrated method without moments.
+    the scales of its groups; weights below 2^-24 of the largest are zeros. Raises `RequestError`
+    for weights or moments that are not finite, and for a calibrated method without moments.
     """
     peak = _usable_peak(matrix, spec, moments)
     if group is None:
         return Dense(matrix)
     if moments is not None:
         moments = moments.to(matrix.device, torch.float32)
-    convert = _converter(spec, group, moments)
+    levels = 127 if spec.kind == "int8" else 15 if spec.zero_points else 7
+    convert = _converter(spec, group, moments, least_scale(peak / levels))
     parts = []
     for rows in row_blocks(matrix, AT_A_TIME_MOMENTS if spec.method == "gptq" else AT_A_TIME):
         part = convert(hardshrink(rows.float(), peak * NEGLIGIBLE))
@@ -109,22 +110,25 @@ def _peak(matrix: torch.Tensor) -> float:
 
 
 def _converter(
-    spec: QuantSpec, group: int, moments: torch.Tensor | None
+    spec: QuantSpec, group: int, moments: torch.Tensor | None, least: float
 ) -> Callable[[torch.Tensor], Weight | None]:
     """What makes float32 rows `[n, K]` a weight, or None where float16 can't hold a scale."""
     if spec.kind == "int8":
-        return partial(_int8, group=group)
+        return partial(_int8, group=group, least=least)
     if spec.method == "gptq" and moments is not None:
-        return partial(_gptq, spec=spec, group=group, moments=moments, feed=feedback(moments))
+        return partial(
+            _gptq, spec=spec, group=group, least=least, moments=moments, feed=feedback(moments)
+        )
     if spec.method == "hqq" or moments is None:
-        return partial(_int4, spec=spec, group=group)
-    return partial(_int4, spec=spec, group=group, importance=moments.diagonal().view(-1, group))
+        return partial(_int4, spec=spec, group=group, least=least)
+    importance = moments.diagonal().view(-1, group)
+    return partial(_int4, spec=spec, group=group, least=least, importance=importance)
 
 
-def _int8(rows: torch.Tensor, group: int) -> Int8 | None:
+def _int8(rows: torch.Tensor, group: int, least: float) -> Int8 | None:
     groups = rows.view(len(rows), -1, group)
     whole = torch.linalg.vector_norm(groups, torch.inf, dim=-1) / 127
-    if not is_half(whole):
+    if not is_half(whole, least):
         return None
     scales = to_half(whole)
     data = (groups * inverse(scales)[..., None]).round_().clamp_(-127, 127)
@@ -132,20 +136,29 @@ def _int8(rows: torch.Tensor, group: int) -> Int8 | None:
 
 
 def _int4(
-    rows: torch.Tensor, spec: QuantSpec, group: int, importance: torch.Tensor | None = None
+    rows: torch.Tensor,
+    spec: QuantSpec,
+    group: int,
+    least: float,
+    importance: torch.Tensor | None = None,
 ) -> Int4 | None:
     groups = rows.view(len(rows), -1, group)
-    grid = _search(groups, spec, importance)
+    grid = _search(groups, spec, least, importance)
     if grid is not None and spec.method == "hqq":
         grid = fit(groups, grid, spec.zero_points)
     return None if grid is None else _packed(grid.round(groups), grid, spec)
 
 
 def _gptq(
-    rows: torch.Tensor, spec: QuantSpec, group: int, moments: torch.Tensor, feed: Feedback | None
+    rows: torch.Tensor,
+    spec: QuantSpec,
+    group: int,
+    least: float,
+    moments: torch.Tensor,
+    feed: Feedback | None,
 ) -> Int4 | None:
     groups = rows.view(len(rows), -1, group)
-    grid = _search(groups, spec, moments.diagonal().view(-1, group))
+    grid = _search(groups, spec, least, moments.diagonal().view(-1, group))
     if grid is None:
         return None
     q = grid.round(groups)
@@ -154,9 +167,11 @@ def _gptq(
     return _packed(q, grid, spec)
 
 
-def _search(groups: torch.Tensor, spec: QuantSpec, importance: torch.Tensor | None) -> Grid | None:
+def _search(
+    groups: torch.Tensor, spec: QuantSpec, least: float, importance: torch.Tensor | None
+) -> Grid | None:
     whole = whole_range(groups, spec.zero_points)
-    return clip_search(groups, whole, importance) if is_half(whole.scales) else None
+    return clip_search(groups, whole, importance) if is_half(whole.scales, least) else None
 
 
 def _packed(q: torch.Tensor, grid: Grid, spec: QuantSpec) -> Int4:

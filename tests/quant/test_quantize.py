@@ -142,9 +142,22 @@ def test_the_smallest_scale_is_2_to_the_minus_16(spec: QuantSpec, inside: bool) 
     assert isinstance(weight, Dense) != inside
 
 
-def test_one_group_that_float16_cannot_hold_makes_all_dense() -> None:
+@pytest.mark.parametrize("size", [1e-4, 1e-5, 1e-6])
+@pytest.mark.parametrize("spec", INT8 + INT4, ids=named)
+def test_a_faint_row_costs_next_to_nothing(spec: QuantSpec, size: float) -> None:
+    """It gets the smallest scale, and errs by half of that: little beside the other rows."""
     matrix = random()
-    matrix[7, 64:96] = 1e-6
+    matrix[7] *= size / matrix[7].abs().amax()
+    weight = quantized(matrix, spec)
+    assert isinstance(weight, Int4 | Int8)
+    errors = (weight.dequantize(torch.float64) - matrix.double()).square().mean(1)
+    others = torch.cat([errors[:7], errors[8:]])
+    assert bool((errors[7] < others / 10).all())
+
+
+def test_a_faint_row_of_a_faint_matrix_makes_all_dense() -> None:
+    matrix = random().clamp(-0.04, 0.04) * 2.0**-8
+    matrix[7] = 1e-6
     assert isinstance(quantize(matrix, QuantSpec("int4", 32), 32), Dense)
 
 
