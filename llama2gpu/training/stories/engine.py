@@ -33,7 +33,7 @@ COLOR = re.compile(r"\{(p_color|color)\} (?=[a-z{])")
 SPACES = re.compile(r" +")
 #: "a" before a vowel that is heard.
 ARTICLE = re.compile(r"\b([Aa]) (?=(?:[aeio]|u(?!se|ni)|hour|honest)(?!ne\b|nce\b))")
-SENTENCE = re.compile(r'((?:^|[.!?] |\." )"?)([a-z])', re.MULTILINE)
+SENTENCE = re.compile(r'((?:^|(?<!Mr)(?<!Mrs)[.!?] |\." )"?)([a-z])', re.MULTILINE)
 
 
 class Dice:
@@ -133,7 +133,7 @@ class Cast:
         """The grown-up at home and a neighbour with a surname."""
         mom = self.dice.pick(words.PARENTS)
         female = self.dice.chance(0.5)
-        elder = ("Miss " if female else "Mister ") + self.fresh(words.SURNAMES)
+        elder = ("Mrs. " if female else "Mr. ") + self.fresh(words.SURNAMES)
         at_home = person("m_", mom in words.FEMALE_PARENTS)
         return {"mom": mom, **at_home, "elder": elder, **person("e_", female)}
 

@@ -133,13 +133,13 @@ Together they pushed and rolled and lifted.
 - And this time, the snowman stood straight and tall.
 {Friend} gave him a {nose} for a nose, and {hero} gave him the {color} {hat}.
 + "He looks cold," said {friend}. "No," said {hero}, "he looks happy."
-- "Hello, Mister Snow," said {hero}, and it seemed that the snowman smiled.
+- "Hello, Mr. Snow," said {hero}, and it seemed that the snowman smiled.
 + Then they went inside and drank hot cocoa by the fire.
 - {His} {mom} made hot cocoa, and they drank it with cold red noses.
 From the window they could see the snowman with {his} {color} {hat}.
 + A week later, the snow melted. Only the {nose} and the {color} {hat} lay in the grass.
 - When spring came, the snowman went away, and only the {color} {hat} was left.
-"[He will come back next winter|See you next year, Mister Snow]," said {hero}.
+"[He will come back next winter|See you next year, Mr. Snow]," said {hero}.
 <end>
 """,
     """
