@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llama2gpu.measure.decode import DecodeResult, measure_decode
-from llama2gpu.measure.llama_cpp import LlamaBench, file_type, write_gguf
+from llama2gpu.measure.llama_cpp import FILE_TYPES, LlamaBench, file_type, write_gguf
 from llama2gpu.measure.shapes import SHAPES
 
 
@@ -75,7 +75,7 @@ def peer(
         path = Path(folder) / "model.gguf"
         write_gguf(path, SHAPES[shape], kind)
         threads = len(os.sched_getaffinity(0))
-        yield f"llama.cpp {kind}", LlamaBench(program, path, prompt, tokens, threads)
+        yield f"llama.cpp {FILE_TYPES[kind]}", LlamaBench(program, path, prompt, tokens, threads)
 
 
 def apart(work: Callable[[], DecodeResult]) -> DecodeResult:

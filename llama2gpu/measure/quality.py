@@ -21,6 +21,7 @@ from llama2gpu.api import DEFAULT_MODEL, Llama, load
 from llama2gpu.errors import RequestError
 from llama2gpu.measure.decode import machine
 from llama2gpu.measure.score import Scores, cut_windows, score, score_reference
+from llama2gpu.open_quantizer import end_ids
 from llama2gpu.quant.spec import CALIBRATED, parse_spec
 from llama2gpu.quantizer import left_dense
 
@@ -137,7 +138,7 @@ def _load(name: str, progress: Stages, keywords: dict[str, Any]) -> Llama:
 
 def _ids(llama: Llama, text: str) -> list[int]:
     """A document's ids, with the tokens that the model was trained to begin and end it with."""
-    ends = llama.checkpoint.stop_ids or llama.tokenizer.eos_ids
+    ends = end_ids(llama.checkpoint, llama.tokenizer)
     return [*llama.tokenizer.encode(text), *ends[:1]]
 
 
