@@ -94,7 +94,7 @@ _SAMPLING: dict[str, tuple[list[str], Any, Any, str]] = {
     "max_tokens": (
         ["-n", "--max-tokens"],
         click.IntRange(-1),
-        256,
+        512,
         "New tokens at most; -1 sets no bound.",
     ),
     "temperature": (["-t", "--temperature"], click.FloatRange(0), 0.8, "0 is greedy."),

@@ -30,7 +30,7 @@ class SamplingParams:
     logprobs: how many likeliest tokens to report beside each token; None reports nothing.
     """
 
-    max_tokens: int | None = 256
+    max_tokens: int | None = 512
     temperature: float = 0.8
     top_p: float = 0.95
     top_k: int = 0
