@@ -50,13 +50,7 @@ def read_quants(ctx: click.Context, param: click.Parameter, values: tuple[str, .
     type=click.Path(path_type=Path),
     help="Text to fit gptq and awq to; never the one that is measured.",
 )
-@click.option(
-    "--kv-dtype",
-    type=click.Choice(["auto", "int8"]),
-    default="auto",
-    show_default=True,
-    help="Type of cached keys and values below the first row.",
-)
+@options.kv_dtype(" below the first row")
 @click.option(
     "--context",
     type=click.IntRange(1),
@@ -72,13 +66,7 @@ def read_quants(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 @options.backend
 @options.op
 @options.device
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
-    default="auto",
-    show_default=True,
-    help="Type of full precision; auto keeps the stored one on a CPU.",
-)
+@options.dtype("Type of full precision")
 @options.rope_theta
 @options.norm_eps
 @options.threads

@@ -1,10 +1,12 @@
 """Options and arguments that several commands take, each said once."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from click.decorators import FC
 
 
 def read_text(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -44,6 +46,22 @@ norm_eps = click.option(
     type=click.FloatRange(min=0.0, max=1.0, min_open=True, max_open=True),
     help="Epsilon of RMSNorm, where the checkpoint has none or a wrong one.",
 )
+
+
+def dtype(text: str) -> Callable[[FC], FC]:
+    """--dtype, of which `text` says what it is the type of."""
+    kinds = click.Choice(["auto", "fp32", "fp16", "bf16"])
+    text = f"{text}; auto keeps the stored one on a CPU."
+    return click.option("--dtype", type=kinds, default="auto", show_default=True, help=text)
+
+
+def kv_dtype(text: str) -> Callable[[FC], FC]:
+    """--kv-dtype, of which `text` says what it does."""
+    text = f"Type of cached keys and values{text}."
+    kinds = click.Choice(["auto", "int8"])
+    return click.option("--kv-dtype", type=kinds, default="auto", show_default=True, help=text)
+
+
 threads = click.option(
     "--threads", type=click.IntRange(1, 1024), help="CPU threads to compute with."
 )

@@ -20,26 +20,14 @@ if TYPE_CHECKING:
 @options.backend
 @options.op
 @options.device
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
-    default="auto",
-    show_default=True,
-    help="Type of the weights; auto keeps the stored one on a CPU.",
-)
+@options.dtype("Type of the weights")
 @quant_options.quantization(default="none")
 @options.sampling
 @click.option("--ctx", "context", type=click.IntRange(1), help="Positions to use at most.")
 @options.rope_theta
 @options.norm_eps
 @options.threads
-@click.option(
-    "--kv-dtype",
-    type=click.Choice(["auto", "int8"]),
-    default="auto",
-    show_default=True,
-    help="Type of cached keys and values; int8 takes about half of the memory of 16 bits.",
-)
+@options.kv_dtype("; int8 takes about half of the memory of 16 bits")
 @click.option("--no-kv-cache", is_flag=True, help="Recompute everything for each token.")
 @click.option(
     "--prefill",

@@ -129,7 +129,7 @@ def finite(ctx: click.Context, parameter: click.Parameter, value: float) -> floa
     show_default=True,
     help="Type of the written weights.",
 )
-@click.option("--threads", type=click.IntRange(1), help="CPU threads to compute with.")
+@options.threads
 @click.option("--resume", is_flag=True, help="Continue an unfinished training of FOLDER.")
 @click.option("--overwrite", is_flag=True, help="Replace a FOLDER that this command wrote.")
 @options.quiet

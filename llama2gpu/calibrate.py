@@ -61,7 +61,7 @@ class CalibratedQuantizer(RoundingQuantizer):
         super().__init__(spec, config, report, errors=errors)
         self.backend, self.length = backend, len(windows[0])
         self.ids = torch.tensor(windows, dtype=torch.int64, device=backend.device)
-        self.x = torch.empty(0)
+        self.x, self.stored = torch.empty(0), torch.float32  # until the embedding is seen
         rope = rope_table(config, self.length)
         self.rope = Rope(*(table.to(backend.device) for table in rope))
 
@@ -70,7 +70,8 @@ class CalibratedQuantizer(RoundingQuantizer):
         """See `checkpoints.weights.Quantizer`."""
         super().embed(table)
         assert isinstance(table, Dense)
-        kind = self.backend.activation_dtype(table.data.dtype)
+        self.stored = table.data.dtype
+        kind = self.backend.activation_dtype(self.stored)
         prepared = self.backend.prepare(table, "embed")
         self.x = self.backend.embed(self.ids.flatten(), prepared).to(kind)
 
@@ -99,7 +100,7 @@ class CalibratedQuantizer(RoundingQuantizer):
         if self.spec.method == "awq" and not tied and group is not None:
             assert isinstance(head, Dense)
             scale = awq_scale(head.data, self.spec, group, moments)
-            norm, scale = _divided(norm, scale, head.data.dtype)
+            norm, scale = _divided(norm, scale, self.stored)
             head = Dense(head.data.float() * scale)
             moments = moments / torch.outer(scale, scale)
         return norm, self.head(head, moments)
@@ -167,10 +168,10 @@ class CalibratedQuantizer(RoundingQuantizer):
         """The layer with a matrix's inputs divided by `scale`; and the scale after rounding."""
         c = self.config
         if name == "w_qkv":
-            norm, scale = _divided(layer.attention_norm, scale, layer.w_qkv.data.dtype)
+            norm, scale = _divided(layer.attention_norm, scale, self.stored)
             return replace(layer, attention_norm=norm), scale
         if name == "w_13":
-            norm, scale = _divided(layer.ffn_norm, scale, layer.w_13.data.dtype)
+            norm, scale = _divided(layer.ffn_norm, scale, self.stored)
             return replace(layer, ffn_norm=norm), scale
         if name == "w_2":
             w_13 = layer.w_13.data.float()

@@ -76,6 +76,13 @@ def canonical(checkpoint: Checkpoint, quantizer: Quantizer | None = None) -> dic
     return placed
 
 
+def loaded_norms(checkpoint: Checkpoint, quantizer: Quantizer | None = None) -> torch.Tensor:
+    """All norms as a model gets them, one after another."""
+    weights = load_weights(checkpoint, checkpoint.dtype, lambda w, op: w, quantizer=quantizer)
+    pairs = [(layer.attention_norm, layer.ffn_norm) for layer in weights.layers]
+    return torch.cat([norm for pair in pairs for norm in pair] + [weights.norm])
+
+
 def assert_equal(found: dict[str, Weight], wanted: dict[str, Weight]) -> None:
     """The same kinds of weights, the same bytes."""
     by_op = [
