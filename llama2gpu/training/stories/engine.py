@@ -133,9 +133,9 @@ class Cast:
         """The grown-up at home and a neighbour with a surname."""
         mom = self.dice.pick(words.PARENTS)
         female = self.dice.chance(0.5)
-        elder = ("Mrs. " if female else "Mr. ") + self.fresh(words.SURNAMES)
-        at_home = person("m_", mom in words.FEMALE_PARENTS)
-        return {"mom": mom, **at_home, "elder": elder, **person("e_", female)}
+        title, again = ("Mrs. ", "the old woman") if female else ("Mr. ", "the old man")
+        slots = {"mom": mom, "elder": title + self.fresh(words.SURNAMES), "elder_again": again}
+        return slots | person("m_", mom in words.FEMALE_PARENTS) | person("e_", female)
 
     def draw(self) -> dict[str, str]:
         """All slots that every plot may use."""
@@ -181,8 +181,13 @@ class Teller:
         return match[0]
 
     def slot(self, name: str) -> str:
-        """The word of a slot; its name with a capital asks for the word with a capital."""
-        word = self.slots[name[0].lower() + name[1:]]
+        """The word of a slot; its name with a capital asks for the word with a capital.
+
+        A slot told before gives what `_again` after its name holds, where there is that.
+        """
+        key = name[0].lower() + name[1:]
+        word = self.slots[key]
+        self.slots[key] = self.slots.get(key + "_again", word)
         return word[0].upper() + word[1:] if name[0].isupper() else word
 
     def tell(self) -> str:

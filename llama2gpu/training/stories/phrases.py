@@ -125,9 +125,9 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "Soon a friendly {f_kind} named {friend} stopped [beside {him}|to ask what was wrong].",
     ),
     "elder_is": (
-        "Next door lived {elder}, [a kind old|a friendly|an old] {work}.",
-        "Across the road lived {elder}, [a kind old|a friendly|an old] {work}.",
-        "Not far away lived {elder}, [a kind old|a friendly|an old] {work}.",
+        "Next door lived {elder}, [a kind old|a friendly old|an old] {work}.",
+        "Across the road lived {elder}, [a kind old|a friendly old|an old] {work}.",
+        "Not far away lived {elder}, [a kind old|a friendly old|an old] {work}.",
     ),
     "pet_is": (
         "{Hero} had a {p_color} {pet} named {petname}.",

@@ -64,7 +64,7 @@ $thing, part, fix = toy train; wheel; a small nail | doll; arm; needle and threa
 - {Elder} showed {him} how to do it, and {hero} did the last part all by {himself}.
 "There! It is as good as new," said {elder}.
 <glad>
-+ "Thank you, {elder}," {he} said. "Next time I will be more careful."
++ "Thank you," {he} said. "Next time I will be more careful."
 - To say thank you, {hero} drew a picture of the {color} {thing} for {elder}.
 + {Hero} learned that a broken thing can often be fixed.
 - And {hero} loved {his} old {thing} even more than before.

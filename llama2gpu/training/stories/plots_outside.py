@@ -32,7 +32,7 @@ Boom! There was thunder, and {petname} [was so afraid that {p_he} ran away|ran a
 - {Petname} pushed {p_his} wet nose into {hero}'s neck.
 + Soon the storm was over, and a rainbow stood in the sky.
 - When they came home, {his} {mom} had hot [soup|cocoa] for everyone.
-+ "Thank you, {elder}," said {hero}. "[We were not so afraid with you|You were so kind to us]."
++ "Thank you," said {hero}. "[We were not so afraid with you|You were so kind to us]."
 - {Hero} learned that nobody is afraid for long when someone holds them.
 <end>
 """,

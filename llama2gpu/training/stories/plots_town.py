@@ -8,7 +8,7 @@ $work1, done1 = pick apples; basket was full | carry wood; wood was by the stove
 $gift = @treats
 {open}
 <elder_is>
-{Elder} was old now, and {e_his} back hurt.
+{E_he} was very old now, and {e_his} back hurt.
 + <day>, {hero} saw that {e_he} wanted to {work1}, but it was too hard for {e_him}.
 - <day>, {hero} looked over the fence. {Elder} tried to {work1} and had to rest after every minute.
 "I can help you," said {hero}.
