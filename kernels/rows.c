@@ -9,17 +9,6 @@
 #include "rows_dense.h"
 #include "rows_packed.h"
 
-typedef struct {
-  const float *weight;  // [columns], or null for no RMSNorm
-  float eps;
-} Norm;
-
-typedef struct {
-  const void *residual;  // [tokens, rows] of the activations' kind, or null
-  int swiglu;            // sums are of gate 0, up 0, gate 1, …
-} Epilogue;
-
-enum { INTERLEAVED = 1, HALVES };
 enum Way { PLAIN, BF16_DOTS, BYTE_DOTS };
 
 // Which kernel takes a matrix and activations of `kind`.
@@ -41,15 +30,14 @@ INLINE void widen(int kind, const void *x, long columns, long width, float *to) 
   for (long k = whole; k < width; k++) to[k] = k < columns ? read_value(x, kind, k) : 0;
 }
 
-static void normalize(const Norm *norm, long columns, long width, float *x) {
+static void normalize(const float *weight, float eps, long columns, long width, float *x) {
   floats squares = {0};
   for (long k = 0; k < width; k += LANES) squares += load_floats(x + k) * load_floats(x + k);
-  float scale = 1 / sqrtf(total_of(squares) / columns + norm->eps);
-  for (long k = 0; k < columns; k++) x[k] *= scale * norm->weight[k];
+  float scale = 1 / sqrtf(total_of(squares) / columns + eps);
+  for (long k = 0; k < columns; k++) x[k] *= scale * weight[k];
 }
 
-// Memory for the activations in every form; null without it.
-static Inputs room_for(long tokens, long columns) {
+Inputs rows_room(long tokens, long columns) {
   long width = (columns + BLOCK - 1) / BLOCK * BLOCK, size = tokens * width;
   Inputs in = {.tokens = tokens, .width = width};
   in.wide = aligned_alloc(64, (size * 8 + size / 32 * 8 + 63) / 64 * 64);
@@ -61,24 +49,26 @@ static Inputs room_for(long tokens, long columns) {
   return in;
 }
 
-// Widens and normalizes x [tokens, columns] of `kind`, and brings it into the form of the kernel.
-static void read_inputs(const void *x, int kind, const Norm *norm, const Matrix *w, Inputs *in) {
-  for (long m = 0; m < in->tokens; m++) {
-    const char *from = (const char *)x + m * w->columns * size_of(kind);
+// Widens and normalizes x, and brings it into the form of the kernel.
+static void read_inputs(const Product *p, Inputs *in) {
+  const Matrix *w = p->matrix;
+  in->width = (w->columns + BLOCK - 1) / BLOCK * BLOCK;
+  for (long m = 0; m < p->tokens; m++) {
+    const char *from = (const char *)p->x + m * w->columns * size_of(p->kind);
     float *to = in->wide + m * in->width;
-    if (kind == BF16)
+    if (p->kind == BF16)
       widen(BF16, from, w->columns, in->width, to);
-    else if (kind == FP16)
+    else if (p->kind == FP16)
       widen(FP16, from, w->columns, in->width, to);
     else
       widen(FP32, from, w->columns, in->width, to);
-    if (norm->weight) normalize(norm, w->columns, in->width, to);
+    if (p->norm) normalize(p->norm, p->eps, w->columns, in->width, to);
   }
-  if (way_of(w, kind) == BF16_DOTS)
+  if (way_of(w, p->kind) == BF16_DOTS)
     for (long k = 0; k < in->tokens * in->width; k += LANES)
       store_values(BF16, load_floats(in->wide + k), in->narrow, k);
 #ifdef __AVX512VNNI__
-  if (way_of(w, kind) == BYTE_DOTS) to_fixed_point(in, piece_of(w));
+  if (way_of(w, p->kind) == BYTE_DOTS) to_fixed_point(in, piece_of(w));
 #endif
 }
 
@@ -90,14 +80,15 @@ static Inputs some_of(const Inputs *all, long first, long piece) {
   return in;
 }
 
-// Where row n of a dense matrix lies.
-static inline long row_of(const Matrix *w, long n) {
-  return w->halves ? n % 2 * (w->rows / 2) + n / 2 : n;
+// Where row n of a dense matrix lies, which has all gates before all ups where it has them.
+static inline long row_of(const Product *p, long n) {
+  return p->swiglu ? n % 2 * (p->matrix->rows / 2) + n / 2 : n;
 }
 
 // 16 rows times at most MOST tokens, M of them: out[token][row].
-INLINE void block_of_rows(enum Way way, int M, const Matrix *w, const Inputs *in, long block,
+INLINE void block_of_rows(enum Way way, int M, const Product *p, const Inputs *in, long block,
                           floats *out) {
+  const Matrix *w = p->matrix;
   float row[MOST] = {0};
   if (way == PLAIN && w->kind == INT4) return packed_rows(INT4, M, w, in, block, out);
   if (way == PLAIN && w->kind == INT8) return packed_rows(INT8, M, w, in, block, out);
@@ -107,83 +98,78 @@ INLINE void block_of_rows(enum Way way, int M, const Matrix *w, const Inputs *in
 #endif
   for (long i = 0, n = block * LANES; i < LANES && n + i < w->rows; i++) {
 #ifdef __AVX512BF16__
-    if (way == BF16_DOTS) bf16_row(M, w, in, row_of(w, n + i), row);
+    if (way == BF16_DOTS) bf16_row(M, w, in, row_of(p, n + i), row);
 #endif
-    if (way == PLAIN && w->kind == FP32) dense_row(FP32, M, w, in, row_of(w, n + i), row);
-    if (way == PLAIN && w->kind == FP16) dense_row(FP16, M, w, in, row_of(w, n + i), row);
-    if (way == PLAIN && w->kind == BF16) dense_row(BF16, M, w, in, row_of(w, n + i), row);
+    if (way == PLAIN && w->kind == FP32) dense_row(FP32, M, w, in, row_of(p, n + i), row);
+    if (way == PLAIN && w->kind == FP16) dense_row(FP16, M, w, in, row_of(p, n + i), row);
+    if (way == PLAIN && w->kind == BF16) dense_row(BF16, M, w, in, row_of(p, n + i), row);
     for (int m = 0; m < M; m++) out[m][i] = row[m];
   }
 }
 
-static void any_rows(enum Way way, const Matrix *w, const Inputs *in, long block, floats *out) {
+static void any_rows(enum Way way, const Product *p, const Inputs *in, long block, floats *out) {
   switch (in->tokens) {
-    case 1: return block_of_rows(way, 1, w, in, block, out);
-    case 2: return block_of_rows(way, 2, w, in, block, out);
-    case 3: return block_of_rows(way, 3, w, in, block, out);
-    default: return block_of_rows(way, 4, w, in, block, out);
+    case 1: return block_of_rows(way, 1, p, in, block, out);
+    case 2: return block_of_rows(way, 2, p, in, block, out);
+    case 3: return block_of_rows(way, 3, p, in, block, out);
+    default: return block_of_rows(way, 4, p, in, block, out);
   }
 }
 
 // Writes y[token][n …] from the sums of one block of rows.
-static void write_block(const Epilogue *e, void *y, int kind, long rows, long token, long n,
-                        floats sums) {
+static void write_block(const Product *p, long token, long n, floats sums) {
+  long rows = p->matrix->rows;
   for (long i = 0; i < LANES && n + i < rows; i++) {
     long at = token * rows + n + i;
-    if (!e->swiglu)
-      write_value(y, kind, at, e->residual ? sums[i] + read_value(e->residual, kind, at) : sums[i]);
+    if (!p->swiglu)
+      write_value(p->y, p->kind, at, p->residual ? sums[i] + read_value(p->residual, p->kind, at) : sums[i]);
     else if (i % 2)
-      write_value(y, kind, at / 2, sums[i - 1] / (1 + expf(-sums[i - 1])) * sums[i]);
+      write_value(p->y, p->kind, at / 2, sums[i - 1] / (1 + expf(-sums[i - 1])) * sums[i]);
   }
 }
 
-// x [tokens, columns] and y are of `kind` (FP32, FP16 or BF16). Returns 0, or 1 without memory.
-// swiglu: 0, or INTERLEAVED or HALVES: how the rows of gate and up lie; then y is [tokens, rows / 2].
-int rows_matmul(const void *x, int kind, long tokens, const float *norm, float eps, int weight_kind,
-                const void *data, int scale_kind, const void *scales, const uint8_t *zeros, long rows,
-                long columns, long group, const void *residual, int swiglu, void *y, int threads) {
-  const Matrix w = {weight_kind, data,    scale_kind, scales, zeros,
-                    rows,        columns, group,      swiglu == HALVES};
-  const Norm prologue = {norm, eps};
-  const Epilogue epilogue = {residual, swiglu != 0};
-  Inputs all = room_for(tokens, columns);
-  if (!all.wide) return 1;
-  read_inputs(x, kind, &prologue, &w, &all);
-  enum Way way = way_of(&w, kind);
-#pragma omp parallel for num_threads(threads) schedule(dynamic, AT_ONCE)
-  for (long block = 0; block < (rows + LANES - 1) / LANES; block++)
-    for (long m = 0; m < tokens; m += MOST) {
-      Inputs in = some_of(&all, m, piece_of(&w));
+void rows_product(const Product *p, Inputs *all) {
+  enum Way way = way_of(p->matrix, p->kind);
+#pragma omp single
+  read_inputs(p, all);
+#pragma omp for schedule(dynamic, AT_ONCE)
+  for (long block = 0; block < (p->matrix->rows + LANES - 1) / LANES; block++)
+    for (long m = 0; m < p->tokens; m += MOST) {
+      Inputs in = some_of(all, m, piece_of(p->matrix));
       floats out[MOST];
-      any_rows(way, &w, &in, block, out);
-      for (long j = 0; j < in.tokens; j++)
-        write_block(&epilogue, y, kind, rows, m + j, block * LANES, out[j]);
+      any_rows(way, p, &in, block, out);
+      for (long j = 0; j < in.tokens; j++) write_block(p, m + j, block * LANES, out[j]);
     }
-  free(all.wide);
+}
+
+// Returns 0, or 1 without memory.
+int rows_matmul(const Product *product, int threads) {
+  Inputs room = rows_room(product->tokens, product->matrix->columns);
+  if (!room.wide) return 1;
+#pragma omp parallel num_threads(threads)
+  rows_product(product, &room);
+  free(room.wide);
   return 0;
 }
 
 // Rows `first` to `first + count`, multiples of 16, of a packed matrix, transposed: to [columns, count]
 // of `kind`.
-void rows_unpack(int weight_kind, const void *data, int scale_kind, const void *scales,
-                 const uint8_t *zeros, long columns, long group, long first, long count, int kind,
-                 void *to, int threads) {
-  const Matrix w = {weight_kind, data, scale_kind, scales, zeros, first + count, columns, group, 0};
+void rows_unpack(const Matrix *w, long first, long count, int kind, void *to, int threads) {
 #pragma omp parallel for num_threads(threads)
   for (long block = 0; block < count / LANES; block++) {
     char *here = (char *)to + block * LANES * size_of(kind);
     long from = first / LANES + block;
-    if (weight_kind == INT4 && kind == BF16)
-      unpack_rows(INT4, &w, from, BF16, here, count);
-    else if (weight_kind == INT4 && kind == FP16)
-      unpack_rows(INT4, &w, from, FP16, here, count);
-    else if (weight_kind == INT4)
-      unpack_rows(INT4, &w, from, FP32, here, count);
+    if (w->kind == INT4 && kind == BF16)
+      unpack_rows(INT4, w, from, BF16, here, count);
+    else if (w->kind == INT4 && kind == FP16)
+      unpack_rows(INT4, w, from, FP16, here, count);
+    else if (w->kind == INT4)
+      unpack_rows(INT4, w, from, FP32, here, count);
     else if (kind == BF16)
-      unpack_rows(INT8, &w, from, BF16, here, count);
+      unpack_rows(INT8, w, from, BF16, here, count);
     else if (kind == FP16)
-      unpack_rows(INT8, &w, from, FP16, here, count);
+      unpack_rows(INT8, w, from, FP16, here, count);
     else
-      unpack_rows(INT8, &w, from, FP32, here, count);
+      unpack_rows(INT8, w, from, FP32, here, count);
   }
 }

@@ -1,5 +1,6 @@
 // Parts that every kind of weight shares: types, rounding, and activations as kernels read them.
 
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -30,8 +31,20 @@ typedef struct {
   const void *scales;
   const uint8_t *zeros;  // of int4, or null for 8 everywhere
   long rows, columns, group;
-  int halves;  // dense rows lie as all gates, then all ups
 } Matrix;
+
+// One matrix product, y = epilogue(W · prologue(x)); x [tokens, columns] and y are of `kind`.
+typedef struct {
+  const Matrix *matrix;
+  int kind;
+  long tokens;
+  const void *x;
+  const float *norm;     // [columns] of an RMSNorm before, or null
+  float eps;             // of that norm
+  const void *residual;  // [tokens, rows] to add, or null
+  int swiglu;            // sums are gates and ups: interleaved rows, or all gates first where dense
+  void *y;               // [tokens, rows], or half as many of swiglu
+} Product;
 
 // Activations of some tokens, ready to be multiplied.
 typedef struct {
@@ -42,6 +55,11 @@ typedef struct {
   float *steps;        // [tokens, pieces]
   int32_t *totals;     // [tokens, pieces], sums of fixed point
 } Inputs;
+
+// Memory for `tokens` activations of so many columns in every form; its `wide` is null without it.
+Inputs rows_room(long tokens, long columns);
+// The part of a product that falls to one thread of a parallel region; all must call it.
+void rows_product(const Product *product, Inputs *room);
 
 static inline float from_bf16(uint16_t bits) {
   uint32_t wide = (uint32_t)bits << 16;

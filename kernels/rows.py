@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from ctypes import POINTER, c_float, c_int, c_long, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +24,71 @@ COMPILER = "LLAMA2GPU_CC"
 
 KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 INT8, INT4 = 3, 4
-NO_SWIGLU, INTERLEAVED, HALVES = range(3)
 
 _FLAGS = ("-O3", "-std=gnu17", "-fPIC", "-fwrapv", "-fno-math-errno", "-fopenmp")
 _DIGEST = hashlib.sha256().digest_size
+
+
+_pointer, _number, _count, _real = c_void_p, c_int, c_long, c_float
+
+
+class Matrix(ctypes.Structure):
+    """`Matrix` of rows.h."""
+
+    _fields_ = (
+        ("kind", _number), ("data", _pointer), ("scale_kind", _number), ("scales", _pointer),
+        ("zeros", _pointer), ("rows", _count), ("columns", _count), ("group", _count),
+    )  # fmt: skip
+
+
+class Product(ctypes.Structure):
+    """`Product` of rows.h."""
+
+    _fields_ = (
+        ("matrix", _pointer), ("kind", _number), ("tokens", _count), ("x", _pointer),
+        ("norm", _pointer), ("eps", _real), ("residual", _pointer), ("swiglu", _number),
+        ("y", _pointer),
+    )  # fmt: skip
+
+
+class Step(ctypes.Structure):
+    """`Step` of step.c."""
+
+    _fields_ = (
+        ("kind", _number), ("sequences", _count), ("positions", _pointer),
+        ("slots", _pointer), ("lengths", _pointer), ("table", _pointer), ("width", _count),
+        ("cosines", _pointer), ("sines", _pointer),
+    )  # fmt: skip
+
+
+class Cache(ctypes.Structure):
+    """`Cache` of step.c."""
+
+    _fields_ = (
+        ("kind", _number), ("k", _pointer), ("v", _pointer), ("k_scale", _pointer),
+        ("v_scale", _pointer), ("kv_heads", _count), ("page", _count), ("size", _count),
+    )  # fmt: skip
+
+
+class Layer(ctypes.Structure):
+    """`Layer` of step.c."""
+
+    _fields_ = (
+        ("qkv", _pointer), ("o", _pointer), ("gate_up", _pointer), ("down", _pointer),
+        ("attention_norm", _pointer), ("ffn_norm", _pointer), ("eps", _real),
+    )  # fmt: skip
+
+
+#: What each function of the library returns and takes.
+_FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "rows_matmul": (_number, POINTER(Product), _number),
+    "rows_unpack": (None, POINTER(Matrix), _count, _count, _number, _pointer, _number),
+    "step_rope": (None, POINTER(Step), _pointer, _count, _count, _count, _count, _pointer),
+    "step_attend": (_number, POINTER(Step), POINTER(Cache), _count, _pointer, _pointer, _number),
+    "step_layer": (
+        _number, POINTER(Step), POINTER(Cache), POINTER(Layer), _pointer, _pointer, _number,
+    ),
+}  # fmt: skip
 
 
 class Library(NamedTuple):
@@ -135,24 +197,7 @@ def _processor() -> str:
 
 def _bind(path: Path) -> ctypes.CDLL:
     bound = ctypes.CDLL(str(path))
-    pointer, number, count = ctypes.c_void_p, ctypes.c_int, ctypes.c_long
-    weight: list[Any] = [number, pointer, number, pointer, pointer]
-    bound.rows_matmul.argtypes = [
-        pointer, number, count, pointer, ctypes.c_float, *weight, count, count, count,
-        pointer, number, pointer, number,
-    ]  # fmt: skip
-    bound.rows_matmul.restype = number
-    bound.rows_unpack.argtypes = [
-        *weight, count, count, count, count, number, pointer, number,
-    ]  # fmt: skip
-    bound.rows_unpack.restype = None
-    bound.step_rope.argtypes = [
-        pointer, number, count, count, count, count, pointer, pointer, pointer, pointer,
-    ]  # fmt: skip
-    bound.step_rope.restype = None
-    bound.step_attend.argtypes = [
-        pointer, number, count, count, pointer, number, pointer, pointer, pointer, pointer,
-        pointer, count, count, count, count, pointer, number,
-    ]  # fmt: skip
-    bound.step_attend.restype = number
+    for name, (result, *arguments) in _FUNCTIONS.items():
+        function = getattr(bound, name)
+        function.restype, function.argtypes = result, arguments
     return bound

@@ -61,7 +61,7 @@ INLINE void packed_rows(int kind, int M, const Matrix *w, const Inputs *in, long
   }
 }
 
-// Sixteen rows as floats, transposed: to[column][16], `stride` values a column, in bfloat16 or float32.
+// Sixteen rows as floats, transposed: to[column][16], `stride` values a column.
 INLINE void unpack_rows(int kind, const Matrix *w, long block, int to_kind, char *to, long stride) {
   long count = w->columns / IN_WORD(kind), per = w->group / IN_WORD(kind);
   const uint32_t *data = (const uint32_t *)w->data + block * count * LANES;

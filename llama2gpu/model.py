@@ -35,17 +35,12 @@ class Model:
         self, tokens: torch.Tensor, batch: Batch, cache: Iterable[LayerCache]
     ) -> torch.Tensor:
         """Hidden states [T, dim] of the new tokens int64 [T]; their keys and values are cached."""
-        b, eps = self.backend, self.config.norm_eps
         reach = max(batch.cached_counts, default=0)
         if reach > len(self.rope.cos):
             self.rope = self._rope(min(self.context, 2 * reach))
-        x = b.embed(tokens, self.weights.embed).to(self.activations)
-        for w, kv in zip(self.weights.layers, cache, strict=True):
-            q = b.qkv(x, Norm(w.attention_norm, eps), w.w_qkv, self.rope, batch, kv)
-            a = b.attention(q, batch, kv)
-            x = b.project_add(a, w.w_o, x)
-            h = b.gate_up(x, Norm(w.ffn_norm, eps), w.w_13)
-            x = b.project_add(h, w.w_2, x)
+        x = self.backend.embed(tokens, self.weights.embed).to(self.activations)
+        for weights, kv in zip(self.weights.layers, cache, strict=True):
+            x = self.backend.layer(x, weights, self.config.norm_eps, self.rope, batch, kv)
         return x
 
     def _rope(self, context: int) -> Rope:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from llama2gpu.ops.sample import SampleParams, sample
 from llama2gpu.quant import Weight
+from llama2gpu.weights import LayerWeights
 
 PRIMITIVES = ("embed", "rms_norm", "linear", "rope", "silu_mul", "write_kv", "attend")
 FUSED = ("qkv", "attention", "project_add", "gate_up", "logits", "sample")
@@ -209,6 +210,19 @@ class Backend(ABC):
         x [T, dim], weight [2 · hidden, dim] → [T, hidden]. Source: Shazeer, "GLU Variants" (2020).
         """
         return self.silu_mul(self.linear(self.rms_norm(x, norm), weight))
+
+    def layer(
+        self, x: Tensor, w: LayerWeights, eps: float, rope: Rope, batch: Batch, cache: LayerCache
+    ) -> Tensor:
+        """A decoder layer, of five fused ops: x [T, dim] → [T, dim]; keys and values are cached.
+
+        No op of its own either; a backend may take the whole layer in one call.
+        """
+        q = self.qkv(x, Norm(w.attention_norm, eps), w.w_qkv, rope, batch, cache)
+        a = self.attention(q, batch, cache)
+        x = self.project_add(a, w.w_o, x)
+        h = self.gate_up(x, Norm(w.ffn_norm, eps), w.w_13)
+        return self.project_add(h, w.w_2, x)
 
     def logits(self, x: Tensor, norm: Norm, weight: Prepared) -> Tensor:
         """Final RMSNorm and head: [S, dim] and [vocab, dim] → at least float32 [S, vocab]."""

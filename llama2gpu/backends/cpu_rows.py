@@ -1,5 +1,7 @@
 """Matrices for the compiled row kernels of a CPU (`kernels/rows.c`), and when to use them."""
 
+import ctypes
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -38,49 +40,64 @@ class Packed:
     group: int
 
     @cached_property
-    def weight_arguments(self) -> tuple[int | None, ...]:
-        """Kind, data, kind of the scales, scales and zero points."""
+    def c(self) -> rows.Matrix:
+        """What the kernels take, which points into these tensors."""
         scale_kind = rows.KINDS[self.scales.dtype] if self.scales is not None else 0
-        return (self.kind, at(self.data), scale_kind, at(self.scales), at(self.zeros))
+        scales, zeros = at(self.scales), at(self.zeros)
+        return rows.Matrix(
+            self.kind, at(self.data), scale_kind, scales, zeros, *self.shape, self.group
+        )
 
 
-class DenseRows(DenseMatrix):
-    """A dense matrix; few tokens go to the row kernels."""
+class Rows(Matrix):
+    """A matrix whose product with few tokens the row kernels take."""
 
     compiled = True
+    packed: Packed
 
-    def __init__(self, data: Tensor) -> None:
-        super().__init__(data, "cpu")
-        shape = (data.shape[0], data.shape[1])
-        self.packed = Packed(rows.KINDS[data.dtype], data, None, None, shape, shape[1])
-
-    def linear(self, x: Tensor) -> Tensor:
-        """See `Matrix.linear`."""
-        few = x.shape[0] <= FEW_DENSE.get(x.dtype, -1)
-        return _multiply(x, self.packed) if few else super().linear(x)
+    @abstractmethod
+    def few(self, x: Tensor) -> bool:
+        """Whether they are faster for these inputs."""
 
     def fused(
         self, x: Tensor, norm: Norm | None, residual: Tensor | None, gated: bool
     ) -> Tensor | None:
         """See `Matrix.fused`."""
-        if x.shape[0] > FEW_DENSE.get(x.dtype, -1):
-            return None
-        swiglu = rows.HALVES if gated else rows.NO_SWIGLU
-        return _multiply(x, self.packed, norm, residual, swiglu)
+        return _multiply(x, self.packed, norm, residual, gated) if self.few(x) else None
 
 
-class PackedRows(Matrix):
+class DenseRows(Rows, DenseMatrix):
+    """A dense matrix."""
+
+    def __init__(self, data: Tensor) -> None:
+        DenseMatrix.__init__(self, data, "cpu")
+        shape = (data.shape[0], data.shape[1])
+        self.packed = Packed(rows.KINDS[data.dtype], data, None, None, shape, shape[1])
+
+    def few(self, x: Tensor) -> bool:
+        """See `Rows.few`."""
+        return x.shape[0] <= FEW_DENSE.get(x.dtype, -1)
+
+    def linear(self, x: Tensor) -> Tensor:
+        """See `Matrix.linear`."""
+        return _multiply(x, self.packed) if self.few(x) else super().linear(x)
+
+
+class PackedRows(Rows):
     """A quantized matrix; many tokens get it back, tile by tile, for a matrix product."""
-
-    compiled = True
 
     def __init__(self, packed: Packed) -> None:
         super().__init__(packed.data, packed.scales, packed.zeros)
         self.packed = packed
 
+    def few(self, x: Tensor) -> bool:
+        """See `Rows.few`."""
+        tokens = x.shape[0]  # len(x) takes microseconds
+        return tokens <= FEW_PACKED[x.dtype] and (tokens <= FEW_PACKED_AMX or not _has_amx())
+
     def linear(self, x: Tensor) -> Tensor:
         """See `Matrix.linear`."""
-        if _few_packed(x):
+        if self.few(x):
             return _multiply(x, self.packed)
         out = x.new_empty(len(x), self.packed.shape[0])
         for start, tile in _tiles(self.packed, x.dtype):
@@ -90,8 +107,8 @@ class PackedRows(Matrix):
 
     def gated(self, x: Tensor) -> Tensor:
         """See `Matrix.gated`."""
-        if _few_packed(x):
-            return _multiply(x, self.packed, swiglu=rows.INTERLEAVED)
+        if self.few(x):
+            return _multiply(x, self.packed, gated=True)
         out = x.new_empty(len(x), self.packed.shape[0] // 2)
         for start, tile in _tiles(self.packed, x.dtype):
             part = torch.mm(x, tile)
@@ -99,19 +116,6 @@ class PackedRows(Matrix):
             start //= 2
             out[:, start : start + value.shape[1]] = value[:, : out.shape[1] - start]
         return out
-
-    def fused(
-        self, x: Tensor, norm: Norm | None, residual: Tensor | None, gated: bool
-    ) -> Tensor | None:
-        """See `Matrix.fused`."""
-        if not _few_packed(x):
-            return None
-        return _multiply(x, self.packed, norm, residual, rows.INTERLEAVED if gated else 0)
-
-
-def _few_packed(x: Tensor) -> bool:
-    tokens = x.shape[0]  # len(x) takes microseconds
-    return tokens <= FEW_PACKED[x.dtype] and (tokens <= FEW_PACKED_AMX or not _has_amx())
 
 
 @cache
@@ -206,24 +210,24 @@ def _multiply(
     w: Packed,
     norm: Norm | None = None,
     residual: Tensor | None = None,
-    swiglu: int = rows.NO_SWIGLU,
+    gated: bool = False,
 ) -> Tensor:
     bound = rows.library().bound
     assert bound is not None
     x = x.contiguous()
     residual = None if residual is None else residual.contiguous()
-    tokens, outputs = x.shape[0], w.shape[0] // (2 if swiglu else 1)
+    tokens, outputs = x.shape[0], w.shape[0] // (2 if gated else 1)
     y = torch.empty(tokens, outputs, dtype=x.dtype)
     weight, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
     # what does not fit, the kernel would read from behind the tensor's end
     assert x.shape[1] == w.shape[1]
     assert weight is None or (weight.dtype, *weight.shape) == (torch.float32, w.shape[1])
     assert residual is None or (residual.dtype, *residual.shape) == (x.dtype, *y.shape)
-    failed = tokens and bound.rows_matmul(
-        at(x), rows.KINDS[x.dtype], tokens, at(weight), eps, *w.weight_arguments, *w.shape,
-        w.group, at(residual), swiglu, at(y), torch.get_num_threads(),
+    product = rows.Product(
+        ctypes.addressof(w.c), rows.KINDS[x.dtype], tokens, at(x), at(weight), eps, at(residual),
+        gated, at(y),
     )  # fmt: skip
-    if failed:
+    if tokens and bound.rows_matmul(product, torch.get_num_threads()):
         raise MemoryError("no memory for activations")
     return y
 
@@ -237,10 +241,7 @@ def _tiles(w: Packed, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
     for start in range(0, total, step):
         count = min(step, total - start)
         tile = torch.empty(columns, count, dtype=dtype)
-        bound.rows_unpack(
-            *w.weight_arguments, columns, w.group, start, count, rows.KINDS[dtype], at(tile),
-            torch.get_num_threads(),
-        )  # fmt: skip
+        bound.rows_unpack(w.c, start, count, rows.KINDS[dtype], at(tile), torch.get_num_threads())
         yield start, tile
 
 

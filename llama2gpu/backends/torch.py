@@ -13,11 +13,12 @@ from torch import Tensor
 
 from llama2gpu.backends.base import Backend, Batch, LayerCache, Norm, Prepared, Probe, Rope
 from llama2gpu.backends.cpu_row import cpu_rms_norm_row
-from llama2gpu.backends.cpu_step import cpu_attend, cpu_rope
+from llama2gpu.backends.cpu_step import CpuStep, cpu_attend, cpu_layer, cpu_rope, cpu_step
 from llama2gpu.backends.matrix import Matrix
 from llama2gpu.backends.prepare import prepare_matrix
 from llama2gpu.backends.torch_attention import Places, decode, find_places, sequence, write
 from llama2gpu.quant import Dense, Weight
+from llama2gpu.weights import LayerWeights
 
 
 class _Turns(NamedTuple):
@@ -42,6 +43,7 @@ class TorchBackend(Backend):
         self.compiled = False
         self._last_turns: _Turns | None = None
         self._last_places: Places | None = None
+        self._last_step: CpuStep | None = None
 
     @classmethod
     def probe(cls, device: torch.device) -> Probe:
@@ -118,9 +120,9 @@ class TorchBackend(Backend):
 
     def attend(self, q: Tensor, batch: Batch, cache: LayerCache) -> Tensor:
         """See `Backend.attend`: sequences with one new token together, longer ones one by one."""
-        single = all(new == 1 for new in batch.new_counts)
-        if self.compiled and single and cache.k.is_contiguous():
+        if self._compiled_step(batch, cache):
             return cpu_attend(q, batch, cache)
+        single = all(new == 1 for new in batch.new_counts)
         tables = self._places(batch, cache).tables
         if len(batch.new_counts) > 1 and single:
             return decode(q, batch, cache)
@@ -132,6 +134,27 @@ class TorchBackend(Backend):
                 out[end : end + new] = sequence(q[end : end + new], length, table, cache)
                 end += new
         return out
+
+    def layer(
+        self, x: Tensor, w: LayerWeights, eps: float, rope: Rope, batch: Batch, cache: LayerCache
+    ) -> Tensor:
+        """See `Backend.layer`; a decode step's is one call of the compiled kernels."""
+        y = None
+        if self._compiled_step(batch, cache) and not self.borrowed:
+            y = cpu_layer(x, w, eps, self._step(batch, rope, x.dtype), cache)
+        return super().layer(x, w, eps, rope, batch, cache) if y is None else y
+
+    def _compiled_step(self, batch: Batch, cache: LayerCache) -> bool:
+        """Whether a CPU's kernels take the attention: one query a sequence."""
+        single = self.compiled and all(new == 1 for new in batch.new_counts)
+        return single and cache.k.is_contiguous() and cache.v.is_contiguous()
+
+    def _step(self, batch: Batch, rope: Rope, kind: torch.dtype) -> CpuStep:
+        step = self._last_step
+        same = step is not None and step.batch is batch and step.rope is rope and step.kind == kind
+        if step is None or not same:
+            step = self._last_step = cpu_step(batch, rope, kind)
+        return step
 
     def _places(self, batch: Batch, cache: LayerCache) -> Places:
         places = self._last_places

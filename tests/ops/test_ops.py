@@ -88,6 +88,14 @@ def check(
     assert measured.rms <= limit.rms, measured
 
 
+def agree(op: str, backend: Backend, inputs: Inputs, *, quantized: bool = False) -> None:
+    """The op's outputs are the reference's, within the bound of the inputs' type."""
+    found = outputs(op, inputs.arguments(op, backend), backend)
+    wanted = outputs(op, inputs.arguments(op, REFERENCE, wide=True), REFERENCE)
+    for out, reference in zip(found, wanted, strict=True):
+        check(op, inputs.dtype, out, reference, quantized=quantized)
+
+
 @every_dtype
 @every_case
 @pytest.mark.parametrize("op", OPS)
@@ -97,10 +105,7 @@ def test_op(
 ) -> None:
     backend = kind(device)
     inputs = Inputs(case, dtype, seed=zlib.crc32(f"{op} {case.name}".encode()))
-    found = outputs(op, inputs.arguments(op, backend), backend)
-    wanted = outputs(op, inputs.arguments(op, REFERENCE, wide=True), REFERENCE)
-    for out, reference in zip(found, wanted, strict=True):
-        check(op, dtype, out, reference)
+    agree(op, backend, inputs)
 
 
 @every_dtype
@@ -124,10 +129,7 @@ def test_op_on_int8_cache(
     """The reference reads the same codes and scales; `write_kv` writes the same bytes."""
     backend = kind(device)
     inputs = Inputs(case, dtype, zlib.crc32(f"{op} {case.name}".encode()), torch.int8)
-    found = outputs(op, inputs.arguments(op, backend), backend)
-    wanted = outputs(op, inputs.arguments(op, REFERENCE, wide=True), REFERENCE)
-    for out, reference in zip(found, wanted, strict=True):
-        check(op, dtype, out, reference)
+    agree(op, backend, inputs)
 
 
 @every_dtype

@@ -15,7 +15,7 @@ from llama2gpu.backends.torch import TorchBackend
 from llama2gpu.ops.cases import CASES, Case
 from llama2gpu.quant import Weight
 from tests.ops.forms import ARCHITECTURES, FORMS, WAYS, columns_of, fits, taking
-from tests.ops.test_ops import DTYPES, REFERENCE, outputs
+from tests.ops.test_ops import DTYPES, agree
 from tests.ops.test_ops import check as check_op
 
 CPU = torch.device("cpu")
@@ -54,12 +54,8 @@ def compare(case: Case, form: str, dtype: torch.dtype, backend: Backend) -> None
     seed = zlib.crc32(f"{case.name} {form}".encode())
     inputs = Inputs(case, dtype, seed, quantized=FORMS[form][1])
     for op in OPS:
-        if not fits(form, columns_of(case, op)):
-            continue
-        found = outputs(op, inputs.arguments(op, backend), backend)
-        wanted = outputs(op, inputs.arguments(op, REFERENCE, wide=True), REFERENCE)
-        for out, reference in zip(found, wanted, strict=True):
-            check(op, dtype, out, reference)
+        if fits(form, columns_of(case, op)):
+            agree(op, backend, inputs, quantized=True)
 
 
 @every_dtype
