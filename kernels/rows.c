@@ -117,14 +117,25 @@ static void any_rows(enum Way way, const Product *p, const Inputs *in, long bloc
 }
 
 // Writes y[token][n …] from the sums of one block of rows.
-static void write_block(const Product *p, long token, long n, floats sums) {
-  long rows = p->matrix->rows;
-  for (long i = 0; i < LANES && n + i < rows; i++) {
-    long at = token * rows + n + i;
-    if (!p->swiglu)
-      write_value(p->y, p->kind, at, p->residual ? sums[i] + read_value(p->residual, p->kind, at) : sums[i]);
-    else if (i % 2)
-      write_value(p->y, p->kind, at / 2, sums[i - 1] / (1 + expf(-sums[i - 1])) * sums[i]);
+INLINE void write_block(const Product *p, int kind, long token, long n, floats sums) {
+  long rows = p->matrix->rows, at = token * rows + n, count = rows - n < LANES ? rows - n : LANES;
+  floats gated = p->swiglu ? sums / (1 + exp_of(-sums)) : sums;
+  if (p->swiglu)
+    for (long i = 0; i < count; i += 2) write_value(p->y, kind, (at + i) / 2, gated[i] * sums[i + 1]);
+  else if (count == LANES)
+    store_values(kind, p->residual ? sums + load_values(kind, p->residual, at) : sums, p->y, at);
+  else
+    for (long i = 0; i < count; i++) {
+      float rest = p->residual ? read_value(p->residual, kind, at + i) : 0;
+      write_value(p->y, kind, at + i, sums[i] + rest);
+    }
+}
+
+static void write_any(const Product *p, long token, long n, floats sums) {
+  switch (p->kind) {
+    case BF16: return write_block(p, BF16, token, n, sums);
+    case FP16: return write_block(p, FP16, token, n, sums);
+    default: return write_block(p, FP32, token, n, sums);
   }
 }
 
@@ -132,13 +143,13 @@ void rows_product(const Product *p, Inputs *all) {
   enum Way way = way_of(p->matrix, p->kind);
 #pragma omp single
   read_inputs(p, all);
-#pragma omp for schedule(dynamic, AT_ONCE)
+#pragma omp for schedule(guided, AT_ONCE)
   for (long block = 0; block < (p->matrix->rows + LANES - 1) / LANES; block++)
     for (long m = 0; m < p->tokens; m += MOST) {
       Inputs in = some_of(all, m, piece_of(p->matrix));
       floats out[MOST];
       any_rows(way, p, &in, block, out);
-      for (long j = 0; j < in.tokens; j++) write_block(p, m + j, block * LANES, out[j]);
+      for (long j = 0; j < in.tokens; j++) write_any(p, m + j, block * LANES, out[j]);
     }
 }
 

@@ -9,7 +9,8 @@
 #include <immintrin.h>
 #endif
 
-// AHEAD: bytes that a hint to the caches goes ahead. AT_ONCE: blocks of rows that a thread takes.
+// AHEAD: bytes that a hint to the caches goes ahead. AT_ONCE: blocks of rows that a thread takes
+// at least.
 enum { LANES = 16, BLOCK = 128, MOST = 4, AHEAD = 2048, AT_ONCE = 8 };
 enum { FP32, FP16, BF16, INT8, INT4 };
 
@@ -143,4 +144,19 @@ INLINE void store_values(int kind, floats value, void *to, long at) {
     halves half = __builtin_convertvector(value, halves);
     memcpy((f16 *)to + at, &half, sizeof half);
   }
+}
+
+// e to the x, to within two units in the last place between −87 and 88, beyond which x is taken to be
+// those; NaN stays. Source: Cephes, expf.
+INLINE floats exp_of(floats x) {
+  ints low = (ints)(x < -87), high = (ints)(x > 88), none = (ints)(x != x);
+  floats least = (floats){0} - 87, most = (floats){0} + 88;
+  floats t = (floats)(((ints)x & ~low & ~high) | ((ints)least & low) | ((ints)most & high));
+  floats n = t * 1.44269504f + 12582912.0f - 12582912.0f;  // to the nearest whole number
+  floats r = t - n * 0.693359375f + n * 2.12194440e-4f;
+  floats p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+  p = ((p * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r + 1.6666665459e-1f;
+  floats y = (p * r + 5.0000001201e-1f) * r * r + r + 1;
+  ints bits = (ints)y + (__builtin_convertvector(n, ints) << 23);
+  return (floats)((bits & ~none) | ((ints)x & none));
 }

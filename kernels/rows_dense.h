@@ -37,6 +37,8 @@ INLINE void bf16_row(int M, const Matrix *w, const Inputs *in, long n, float *ou
   for (int m = 0; m < M; m++) even[m] = odd[m] = _mm512_setzero_ps();
   long k = 0;
   for (; k + 64 <= w->columns; k += 64) {
+    __builtin_prefetch((const char *)(row + k) + AHEAD, 0, 0);
+    __builtin_prefetch((const char *)(row + k) + AHEAD + 64, 0, 0);
     __m512i first = _mm512_loadu_si512(row + k), second = _mm512_loadu_si512(row + k + 32);
     for (int m = 0; m < M; m++) {
       const uint16_t *x = in->narrow + m * in->width + k;

@@ -78,9 +78,14 @@ INLINE void add_scaled(int kind, float weight, const void *v, long at, long size
 
 static void softmax(float *scores, long count) {
   float largest = -INFINITY, total = 0;
-  for (long t = 0; t < count; t++) largest = scores[t] > largest || scores[t] != scores[t] ? scores[t] : largest;
-  for (long t = 0; t < count; t++) total += scores[t] = expf(scores[t] - largest);
-  for (long t = 0; t < count; t++) scores[t] /= total;
+  long t = 0;
+  for (long i = 0; i < count; i++)
+    if (scores[i] > largest || scores[i] != scores[i]) largest = scores[i];
+  for (; t + LANES <= count; t += LANES)
+    store_values(FP32, exp_of(load_floats(scores + t) - largest), scores, t);
+  for (; t < count; t++) scores[t] = expf(scores[t] - largest);
+  for (t = 0; t < count; t++) total += scores[t];
+  for (t = 0; t < count; t++) scores[t] /= total;
 }
 
 // The query heads of one key-value head: q and out [group, size], scores [group, length].
