@@ -41,6 +41,7 @@ def command(backend: str, device: str, op: list[tuple[str, str]], as_json: bool)
         chosen = choose_backend(backend, device, dict(op))
         report["chosen"] = {"backend": chosen.label, "device": str(chosen.device)}
         report["ops"] = serving(chosen)
+        report["routes"] = dict(chosen.routes())
     finally:  # what is known helps to mend what is not
         if as_json:
             click.echo(json.dumps(report))
@@ -103,4 +104,6 @@ def _show(report: dict[str, Any]) -> None:
     chosen = report["chosen"]
     click.echo(f"\nchosen    {chosen['backend']} on {chosen['device']}")
     for op, server in report["ops"].items():
-        click.echo(f"  {op:<12}{server}")
+        route = report["routes"].get(op)
+        way = f": {route}" if route and not server.startswith("borrowed") else ""
+        click.echo(f"  {op:<12}{server}{way}")

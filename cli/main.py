@@ -17,6 +17,10 @@ NAME = "llama2gpu"
 COMMANDS = {
     "run": ("llama2gpu.cli.run", "Generate text from PROMPT."),
     "doctor": ("llama2gpu.cli.doctor", "Say what can run on this machine, and what can't and why."),
+    "kernels": (
+        "llama2gpu.cli.kernels",
+        "List the GPU kernels, or take apart what they compile to.",
+    ),
     "inspect": ("llama2gpu.cli.inspect", "Show what a checkpoint holds."),
     "tokenize": ("llama2gpu.cli.tokenize", "Show the tokens of a text."),
     "quantize": (

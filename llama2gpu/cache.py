@@ -16,6 +16,7 @@ class KVCache:
     """Keys and values of all layers, `[layers, pages, kv_heads, page, head_dim]` each.
 
     dtype: int8 is a quantized cache, with scales `[layers, pages, kv_heads, page]`.
+    parts: keys and values and, where it is quantized, their scales; `grow` replaces them.
     Pages are handed out lowest first, so that one sequence in a fresh cache is one run of pages.
     """
 
@@ -32,28 +33,28 @@ class KVCache:
         shape = (config.layers, 0, config.kv_heads, page)
         codes = torch.zeros((*shape, config.head_dim), dtype=dtype, device=device)
         scales = [torch.zeros(shape, device=device)] * 2 if dtype == torch.int8 else []
-        self._parts = [codes, codes, *scales]  # k, v and their scales
+        self.parts = [codes, codes, *scales]  # k, v and their scales
         self.grow(pages)
 
     @property
     def layers(self) -> Iterator[LayerCache]:
         """The cache of each layer in turn."""
-        return map(LayerCache, *self._parts)
+        return map(LayerCache, *self.parts)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of keys and values; int8 where they are quantized."""
-        return self._parts[0].dtype
+        return self.parts[0].dtype
 
     @property
     def nbytes(self) -> int:
         """Bytes of all pages."""
-        return sum(part.nbytes for part in self._parts)
+        return sum(part.nbytes for part in self.parts)
 
     @property
     def token_bytes(self) -> int:
         """Bytes that one token takes, in all layers."""
-        shapes = [(x.shape[0], *x.shape[2:], x.itemsize) for x in self._parts]
+        shapes = [(x.shape[0], *x.shape[2:], x.itemsize) for x in self.parts]
         return sum(map(math.prod, shapes)) // self.page
 
     @property
@@ -68,10 +69,10 @@ class KVCache:
     def grow(self, pages: int) -> None:
         """Adds free pages; what is cached stays. Raises `RequestError` without the memory."""
         try:
-            for i, part in enumerate(self._parts):  # one by one: each frees its old memory
-                self._parts[i] = self._widened(part, self.pages + pages)
+            for i, part in enumerate(self.parts):  # one by one: each frees its old memory
+                self.parts[i] = self._widened(part, self.pages + pages)
         except RuntimeError as error:  # PyTorch has no narrower one on the CPU
-            tokens, place = (self.pages + pages) * self.page, self._parts[0].device
+            tokens, place = (self.pages + pages) * self.page, self.parts[0].device
             gib = tokens * self.token_bytes / 2**30
             raise RequestError(
                 f"the cache of {tokens} tokens takes {gib:.1f} GiB, which {place} doesn't "

@@ -63,7 +63,8 @@ class Engine:
         self.waiting: deque[Sequence] = deque()
         self.stats = Stats()
         self.cache = KVCache(model.config, 0, kv_dtype or model.activations, self.device, page)
-        self._pass = model.backend.capture(self._logits)
+        reach = model.context
+        self._pass = model.backend.capture(self._logits, self._held_tensors, reach, page)
 
     @property
     def busy(self) -> bool:
@@ -165,6 +166,10 @@ class Engine:
     def _logits(self, tokens: torch.Tensor, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
         x = self.model.forward(tokens, batch, self.cache.layers)
         return self.model.logits(x[rows])
+
+    def _held_tensors(self) -> tuple[torch.Tensor, ...]:
+        """What `_logits` reads and may be replaced: a cache grows, and so does the RoPE table."""
+        return (*self.cache.parts, *self.model.rope)
 
     def _draw(self, ready: Seq[Sequence], logits: torch.Tensor) -> list[Token]:
         if not ready:

@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"backends.base", "calibrate", "checkpoints", "documents", "quantizer", "tokenizer"},
     "api": API,
     **dict.fromkeys(("measure", "server"), API),
+    **dict.fromkeys(("measure.binary", "measure.kernels"), API | {"kernels", "measure"}),
     "training": BASE | {"checkpoints", "documents", "ops", "tokenizer"},
     "cli": API | {"kernels", "measure", "server", "training"},
     "__init__": API,

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from llama2gpu.ops.paged import LayerCache as LayerCache
 from llama2gpu.ops.sample import SampleParams, sample
 from llama2gpu.quant import Weight
 from llama2gpu.weights import LayerWeights
@@ -76,21 +77,6 @@ class Batch:
     cached_counts: tuple[int, ...]
 
 
-class LayerCache(NamedTuple):
-    """Keys and values of one layer: [pages, kv_heads, page, head_dim] each.
-
-    In the activations' type, or int8 with a scale for each token and key-value head, float32
-    [pages, kv_heads, page]: code · scale is the number. (In float16 a scale would lose its digits
-    where a vector is small, as values of a sequence's first token are, to save 2 bytes of 132.)
-    Slots that no token was written to hold any finite values.
-    """
-
-    k: Tensor
-    v: Tensor
-    k_scale: Tensor | None = None
-    v_scale: Tensor | None = None
-
-
 class Backend(ABC):
     """Computes the ops on one device. Subclasses say what they support and bring the primitives."""
 
@@ -111,6 +97,10 @@ class Backend(ABC):
     def probe(cls, device: torch.device) -> Probe:
         """Whether this backend runs on `device`, found out by running something small."""
 
+    def routes(self) -> Mapping[str, str]:
+        """In words for a person: op → which of several ways it takes, and when."""
+        return {}
+
     def activation_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The type that activations and cache take where the weights have `dtype`."""
         return dtype
@@ -122,8 +112,14 @@ class Backend(ABC):
         op: "embed", "linear" or one of the fused ops that take a matrix.
         """
 
-    def capture(self, step: Step) -> Step:
-        """A callable that replays `step`, which works on static buffers; by default itself."""
+    def capture(
+        self, step: Step, held: Callable[[], tuple[Tensor, ...]], reach: int, page: int
+    ) -> Step:
+        """A callable that does what `step` does, faster where it can replay; by default itself.
+
+        held: gives the tensors that the step reads besides its arguments, which may be replaced
+        between steps. reach: cached tokens of a sequence at most. page: tokens of a page.
+        """
         return step
 
     # Primitives

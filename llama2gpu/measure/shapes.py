@@ -3,6 +3,9 @@
 from llama2gpu.config import Config
 
 SHAPES = {
+    "stories260k": Config(
+        dim=64, hidden=172, layers=5, heads=8, kv_heads=4, head_dim=8, vocab=512, context=512,
+    ),
     "llama-1.1b": Config(
         dim=2048, hidden=5632, layers=22, heads=32, kv_heads=4, head_dim=64, vocab=32000,
         context=2048,

@@ -208,5 +208,6 @@ def test_doctor_json() -> None:
     assert "few tokens" in report["row_kernels"]["detail"]
     assert {row["name"]: row["runs"] for row in report["backends"]} == {
         "torch": True,
+        "triton": False,
         "numpy": True,
     }
