@@ -174,17 +174,18 @@ def plan_prefill(
 ) -> Plan:  # fmt: skip
     """A program for each tile and key-value head. dtype: of queries and output."""
     wide, in_registers = dtype == torch.float32, arch.is_cuda and not _reads_shared(arch)
+    unpacks = quantized and in_registers
     if wide or (arch.target.warp_size == 32 and not arch.is_cuda):
         block_n = 16
     else:
-        block_n = 32 if head_dim > (64 if in_registers else 128) else 64
+        block_n = 32 if unpacks or head_dim > (64 if in_registers else 128) else 64
     pdl = pdl and arch.pdl and not INTERPRETED
     constants = {
         "KV_HEADS": kv_heads, "GROUP": heads // kv_heads, "HEAD_DIM": head_dim, "PAGE": page,
         "BLOCK_M": block_m, "BLOCK_N": block_n, "OPERAND": operand(dtype), "PDL": pdl,
         "BLOCK_D": max(16, triton.next_power_of_2(head_dim)),
     }  # fmt: skip
-    stages = 1 if wide or not arch.is_cuda or (quantized and in_registers) else 2
+    stages = 1 if wide or not arch.is_cuda or unpacks else 2
     return Plan((tiles, kv_heads), constants, 8 if block_m == 128 else 4, stages, pdl)
 
 

@@ -263,7 +263,7 @@ class TritonBackend(Backend):
             _, heads, head_dim = q.shape
             tiles = prefill.make_tiles(
                 batch.new_counts, batch.cached_counts, heads, cache.k.shape[1], head_dim, q.dtype,
-                self.arch, q.device,
+                self.arch, q.device, quantized=cache.k_scale is not None,
             )  # fmt: skip
             last = self._tiles = (batch, q.dtype, tiles)
         return last[2]

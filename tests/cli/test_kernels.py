@@ -41,6 +41,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, since another would not know the toy."""
     monkeypatch.setattr(kernels, "backend_class", lambda name: {"triton": ToyBackend}[name])
+    monkeypatch.setattr(kernels, "VARIANTS", {"default": {}})
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
 
 
