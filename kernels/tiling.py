@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from llama2gpu.kernels.arch import Arch
-from llama2gpu.kernels.launch import Plan
+from llama2gpu.kernels.launch import INTERPRETED, Plan
 from llama2gpu.kernels.packed import Packed
 
 #: Bytes that a warp loads of one row at once: 16 for each of 32 lanes.
@@ -14,6 +14,9 @@ WARP_BYTES = 512
 
 #: From so many rows on, blocks of 16 rows are enough to keep a GPU busy.
 MANY_ROWS = 4096
+
+#: Rows of a program in the interpreter, where each program takes milliseconds.
+INTERPRETER_ROWS = 64
 
 #: Most tokens that a matrix kernel is made for; more go to the vendor's matrix product.
 FEW = 64
@@ -46,6 +49,8 @@ def tiling_for(arch: Arch, matrix: Packed, tokens: int, denormals: bool = True) 
     block = min(warps * WARP_BYTES // width, max(_power_of_two(row_bytes // width), 4))
     # 16 rows share what the activations cost; dense ones need more registers each
     block_n = 16 if matrix.bits <= 8 and rows >= MANY_ROWS else 8
+    if INTERPRETED and rows >= 4 * INTERPRETER_ROWS:
+        block_n = INTERPRETER_ROWS
     return Tiling(1, block_n, block, warps, arch.pdl, denormals)
 
 

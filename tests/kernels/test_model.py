@@ -11,8 +11,8 @@ from tests.model.test_golden import GREEDY
 
 pytestmark = pytest.mark.skipif(DEVICE is None, reason="no GPU, and TRITON_INTERPRET is not set")
 
-#: So many tokens as take a minute in the interpreter.
-TOKENS = 6
+#: Each takes seconds in the interpreter.
+TOKENS = 5
 
 
 def opened(backend: str, **asked: Any) -> llama2gpu.Llama:
