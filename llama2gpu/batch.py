@@ -17,8 +17,13 @@ class Span:
     count: int
 
 
-def build_batch(spans: Sequence[Span], page: int, device: torch.device) -> Batch:
-    """The batch of these spans, in order; `page` is the page size in tokens."""
+def build_batch(
+    spans: Sequence[Span], page: int, device: torch.device, *, spare: bool = False
+) -> Batch:
+    """The batch of these spans, in order; `page` is the page size in tokens.
+
+    spare: the block table has all pages of each span, for tokens to come as well.
+    """
     ends = tuple(span.start + span.count for span in spans)
     positions = [p for span in spans for p in range(span.start, span.start + span.count)]
     slots = [
@@ -29,7 +34,10 @@ def build_batch(spans: Sequence[Span], page: int, device: torch.device) -> Batch
     starts = [0]
     for span in spans:
         starts.append(starts[-1] + span.count)
-    used = [list(span.pages[: -(-end // page)]) for span, end in zip(spans, ends, strict=True)]
+    used = [
+        list(span.pages if spare else span.pages[: -(-end // page)])
+        for span, end in zip(spans, ends, strict=True)
+    ]
     width = max((len(pages) for pages in used), default=0)
     table = [pages + [0] * (width - len(pages)) for pages in used]
 

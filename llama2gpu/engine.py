@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 import torch
 
-from llama2gpu.backends.base import Batch
+from llama2gpu.backends.base import Batch, Drawn
+from llama2gpu.backends.loop import DecodeLoop, ReadBack
 from llama2gpu.batch import Span, build_batch
 from llama2gpu.cache import PAGE, KVCache
+from llama2gpu.decoding import Decoding, most_asked, tokens_of
 from llama2gpu.errors import RequestError
 from llama2gpu.model import Model
-from llama2gpu.ops.sample import log_probability
+from llama2gpu.ops.sample import SampleParams, log_probability
 from llama2gpu.request import Request, Sequence, StopReason, Token
 from llama2gpu.sampling import stack
 
@@ -63,8 +65,9 @@ class Engine:
         self.waiting: deque[Sequence] = deque()
         self.stats = Stats()
         self.cache = KVCache(model.config, 0, kv_dtype or model.activations, self.device, page)
-        reach = model.context
-        self._pass = model.backend.capture(self._logits, self._held_tensors, reach, page)
+        server = model.backend
+        loop = DecodeLoop(server, self._next, self._held_tensors, model.context, page)
+        self._decoding = Decoding(loop, page)
 
     @property
     def busy(self) -> bool:
@@ -88,21 +91,42 @@ class Engine:
     def step(self) -> list[tuple[Sequence, Token]]:
         """One pass for all running sequences; returns the tokens that it drew."""
         self._admit()
-        spans = self._spans()
-        if not spans:
-            return []
         began = time.perf_counter()
-        decoding = all(s.decoding for s in spans)
-        count = sum(span.count for span in spans.values())
-        ready = [s for s, span in spans.items() if span.start + span.count == len(s.tokens)]
-        logits = self._pass(*self._inputs(spans, ready))
-        drawn = list(zip(ready, self._draw(ready, logits), strict=True))
-        for s, span in spans.items():  # not before: an interrupted step is done again
-            s.cached = span.start + span.count
-        self._count(count, len(drawn), decoding, time.perf_counter() - began)
+        under_way = self._decoding.under_way(self.running)
+        spans = {} if under_way else self._spans()
+        decoding = under_way or all(s.decoding for s in spans)
+        if under_way or (not self.recompute and self._decoding.takes(spans)):
+            drawn = self._loop(spans)
+        elif spans:
+            drawn = self._pass(spans)
+        else:
+            return []
+        taken = sum(span.count for span in spans.values())
+        self._count(taken, len(drawn), decoding, time.perf_counter() - began)
         accepted = [(s, t) for s, t in drawn if self._finite(s, t) and s.accept(t)]
         self._sweep()
         return accepted
+
+    def _pass(self, spans: dict[Sequence, Span]) -> list[tuple[Sequence, Token]]:
+        """What is drawn once each sequence has taken what it adds."""
+        ready = [s for s, span in spans.items() if span.start + span.count == len(s.tokens)]
+        drawn = self._draw(ready, *self._inputs(spans, ready))
+        for s, span in spans.items():  # not before: an interrupted step is done again
+            s.cached = span.start + span.count
+        return drawn
+
+    def _loop(self, spans: dict[Sequence, Span]) -> list[tuple[Sequence, Token]]:
+        """What the device's own loop drew; it begins anew where there are spans."""
+        decoding = self._decoding
+        try:
+            if spans:
+                tokens, batch, _ = self._inputs(spans, list(spans), spare=True)
+                decoding.begin(list(spans), tokens, batch, self._params(list(spans)))
+            decoding.launch(self.running)
+            return decoding.read()
+        except BaseException:
+            decoding.drop()  # what was read last is where it goes on
+            raise
 
     def _admit(self) -> None:
         """Moves who waits to who runs, with the pages that each may need; the cache grows once."""
@@ -152,7 +176,7 @@ class Engine:
         return spans
 
     def _inputs(
-        self, spans: dict[Sequence, Span], ready: Seq[Sequence]
+        self, spans: dict[Sequence, Span], ready: Seq[Sequence], spare: bool = False
     ) -> tuple[torch.Tensor, Batch, torch.Tensor]:
         tokens = [t for s, span in spans.items() for t in s.tokens[span.start :][: span.count]]
         rows, end, chosen = [], 0, set(ready)
@@ -160,31 +184,36 @@ class Engine:
             end += span.count
             if s in chosen:
                 rows.append(end - 1)
-        batch = build_batch(list(spans.values()), self.cache.page, self.device)
+        found = list(spans.values())
+        batch = build_batch(found, self.cache.page, self.device, spare=spare)
         return self._tensor(tokens), batch, self._tensor(rows)
 
-    def _logits(self, tokens: torch.Tensor, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
-        x = self.model.forward(tokens, batch, self.cache.layers)
-        return self.model.logits(x[rows])
+    def _next(self, tokens: torch.Tensor, batch: Batch, params: SampleParams) -> Drawn:
+        """A token of each sequence through the model, and the next ones drawn."""
+        return self.model.draw(self.model.forward(tokens, batch, self.cache.layers), params)
+
+    def _params(self, sequences: Seq[Sequence]) -> SampleParams:
+        return stack([s.state for s in sequences], self.model.config.vocab, self.device)
 
     def _held_tensors(self) -> tuple[torch.Tensor, ...]:
-        """What `_logits` reads and may be replaced: a cache grows, and so does the RoPE table."""
+        """What `_next` reads and may be replaced: a cache grows, and so does the RoPE table."""
         return (*self.cache.parts, *self.model.rope)
 
-    def _draw(self, ready: Seq[Sequence], logits: torch.Tensor) -> list[Token]:
+    def _draw(
+        self, ready: Seq[Sequence], tokens: torch.Tensor, batch: Batch, rows: torch.Tensor
+    ) -> list[tuple[Sequence, Token]]:
+        x = self.model.forward(tokens, batch, self.cache.layers)
         if not ready:
             return []
-        params = stack([s.state for s in ready], self.model.config.vocab, self.device)
-        chosen, logprobs = self.model.backend.sample(logits, params)
-        c_rows = [i for i, s in enumerate(ready) if s.state.c_sampler]
-        for i in c_rows:
-            sampler = ready[i].state.c_sampler
-            assert sampler is not None
-            chosen[i] = sampler.draw(logits[i])
-        if c_rows:
-            logprobs = log_probability(logits, chosen)
-        tops = self._tops(ready, logits)
-        return [Token(*row) for row in zip(chosen.tolist(), logprobs.tolist(), tops, strict=True)]
+        drawn = self.model.draw(x[rows], self._params(ready))
+        c_samplers = [s.state.c_sampler for s in ready]
+        if any(c_samplers):
+            for i, sampler in enumerate(c_samplers):
+                if sampler is not None:
+                    drawn.tokens[i] = sampler.draw(drawn.logits[i])
+            logprobs = log_probability(drawn.logits, drawn.tokens)
+            drawn = drawn._replace(logprobs=logprobs)
+        return tokens_of(ready, ReadBack(drawn, len(ready), most_asked(ready)).results())
 
     def _finite(self, sequence: Sequence, token: Token) -> bool:
         """Whether the model gave a number; a sequence for which it did not has failed."""
@@ -192,17 +221,6 @@ class Engine:
             message = "the model gave logits that are no numbers: its weights are damaged, "
             sequence.fail(RequestError(message + "or too large for --dtype fp16: try fp32 or bf16"))
         return sequence.reason is None
-
-    def _tops(
-        self, ready: Seq[Sequence], logits: torch.Tensor
-    ) -> list[tuple[tuple[int, float], ...]]:
-        asked = [s.request.params.logprobs or 0 for s in ready]
-        if not any(asked):
-            return [()] * len(ready)
-        most = min(max(asked), logits.shape[1])
-        values, ids = logits.log_softmax(dim=1).topk(most, dim=1)
-        pairs = zip(ids.tolist(), values.tolist(), asked, strict=True)
-        return [tuple(zip(i[:n], v[:n], strict=True)) for i, v, n in pairs]
 
     def _count(self, taken: int, drawn: int, decoding: bool, seconds: float) -> None:
         stats = self.stats

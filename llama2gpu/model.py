@@ -4,9 +4,10 @@ from collections.abc import Iterable
 
 import torch
 
-from llama2gpu.backends.base import Backend, Batch, LayerCache, Norm, Rope
+from llama2gpu.backends.base import Backend, Batch, Drawn, LayerCache, Norm, Rope
 from llama2gpu.config import Config
 from llama2gpu.ops.rope import rope_table
+from llama2gpu.ops.sample import SampleParams
 from llama2gpu.weights import Weights
 
 
@@ -49,5 +50,12 @@ class Model:
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Float32 logits [S, vocab] of hidden states [S, dim]."""
-        norm = Norm(self.weights.norm, self.config.norm_eps)
-        return self.backend.logits(x, norm, self.weights.output)
+        return self.backend.logits(x, self._norm, self.weights.output)
+
+    def draw(self, x: torch.Tensor, params: SampleParams) -> Drawn:
+        """The next tokens of hidden states [S, dim], and the logits that they were drawn from."""
+        return self.backend.draw(x, self._norm, self.weights.output, params)
+
+    @property
+    def _norm(self) -> Norm:
+        return Norm(self.weights.norm, self.config.norm_eps)

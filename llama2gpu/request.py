@@ -71,6 +71,12 @@ class Sequence:
         """Whether the whole prompt has been seen and only the last token is new."""
         return bool(self.output) and len(self.tokens) - self.cached == 1
 
+    @property
+    def left(self) -> int:
+        """Tokens that may still be drawn."""
+        bound = self.request.params.max_tokens
+        return min(self.room, self.room if bound is None else bound) - len(self.output)
+
     def fail(self, error: RequestError) -> None:
         """Ends a sequence that can't go on."""
         self.error, self.reason = error, "cancelled"

@@ -8,17 +8,21 @@ backend brings a faster one of its own.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from llama2gpu.ops.advance import advance
 from llama2gpu.ops.paged import LayerCache as LayerCache
 from llama2gpu.ops.sample import SampleParams, sample
 from llama2gpu.quant import Weight
 from llama2gpu.weights import LayerWeights
+
+if TYPE_CHECKING:
+    from llama2gpu.backends.graphs import Capture
 
 PRIMITIVES = ("embed", "rms_norm", "linear", "rope", "silu_mul", "write_kv", "attend")
 FUSED = ("qkv", "attention", "project_add", "gate_up", "logits", "sample")
@@ -31,8 +35,6 @@ CODE, TINY = 127, torch.finfo(torch.float32).tiny
 #: A matrix as a backend keeps it: packed, padded and placed by its `prepare`. It has `nbytes`, what
 #: reading it once takes.
 Prepared = Any
-
-Step = TypeVar("Step", bound=Callable[..., Any])
 
 
 class Probe(NamedTuple):
@@ -54,6 +56,27 @@ class Rope(NamedTuple):
 
     cos: Tensor
     sin: Tensor
+
+
+class Drawn(NamedTuple):
+    """Next tokens int64 [S], their log-probabilities float32 [S], and all logits [S, vocab]."""
+
+    tokens: Tensor
+    logprobs: Tensor
+    logits: Tensor
+
+
+class Looping(NamedTuple):
+    """How decode steps follow each other.
+
+    lag: steps that are launched before the oldest is read. buckets: attention goes by the lengths
+    on the device, so that `Batch.cached_counts` may be upper bounds and a batch may be padded, both
+    to few sizes. capture: makes a graph of what has run once; None where there are none.
+    """
+
+    lag: int = 0
+    buckets: bool = False
+    capture: "Capture | None" = None
 
 
 @dataclass(frozen=True)
@@ -112,15 +135,9 @@ class Backend(ABC):
         op: "embed", "linear" or one of the fused ops that take a matrix.
         """
 
-    def capture(
-        self, step: Step, held: Callable[[], tuple[Tensor, ...]], reach: int, page: int
-    ) -> Step:
-        """A callable that does what `step` does, faster where it can replay; by default itself.
-
-        held: gives the tensors that the step reads besides its arguments, which may be replaced
-        between steps. reach: cached tokens of a sequence at most. page: tokens of a page.
-        """
-        return step
+    def looping(self) -> Looping:
+        """How it takes decode steps that follow each other; asked once by whoever runs them."""
+        return Looping()
 
     # Primitives
 
@@ -228,3 +245,21 @@ class Backend(ABC):
     def sample(self, logits: Tensor, params: SampleParams) -> tuple[Tensor, Tensor]:
         """Next tokens int64 [S] and their log-probabilities; `ops.sample` is the definition."""
         return sample(logits, params)
+
+    def draw(self, x: Tensor, norm: Norm, weight: Prepared, params: SampleParams) -> Drawn:
+        """The next tokens of hidden states [S, dim]: `logits`, then `sample`.
+
+        No op of its own either; a backend may draw while it computes the logits.
+        """
+        logits = self.logits(x, norm, weight)
+        return Drawn(*self.sample(logits, params), logits)
+
+    def advance(
+        self, drawn: Tensor, tokens: Tensor, batch: Batch, params: SampleParams, page: int
+    ) -> None:
+        """Makes what was drawn the next step's input, in place; `ops.advance` is the definition.
+
+        Every sequence of the batch has one new token. No op of its own.
+        """
+        places = (batch.positions, batch.lengths, batch.slots, batch.block_table)
+        advance(drawn, tokens, *places, page, params)

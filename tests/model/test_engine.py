@@ -156,12 +156,11 @@ def test_logprobs_are_the_models_own(model: Model) -> None:
         assert list(known.values()) == sorted(known.values(), reverse=True)
 
 
-def test_an_interrupted_step_is_done_again(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_prompt_is_done_again(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = request([1, 2, 3], temperature=0, max_tokens=6)
     wanted = run(Engine(model), [asked])
     engine = Engine(model)
     sequence = engine.add(asked)
-    engine.step()
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
