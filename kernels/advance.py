@@ -5,14 +5,18 @@ import triton
 import triton.language as tl
 
 from llama2gpu.kernels.launch import Plan, launch
+from llama2gpu.kernels.overlap import allow_next, wait_for_inputs
 
 
 @triton.jit
 def _advance_kernel(
     p_drawn, p_tokens, p_positions, p_lengths, p_draws, p_slots, p_table, p_generated,
     count, width, PAGE: tl.constexpr, VOCAB: tl.constexpr, BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """A block of sequences, each a token further."""
+    allow_next(PDL)
+    wait_for_inputs(PDL)
     o_s = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m_s = o_s < count
     token = tl.load(p_drawn + o_s, mask=m_s, other=0)
@@ -29,11 +33,11 @@ def _advance_kernel(
         tl.store(p_count, tl.load(p_count, mask=m_s, other=0) + 1, mask=m_s)
 
 
-def plan_advance(rows: int, page: int, vocab: int) -> Plan:
+def plan_advance(rows: int, page: int, vocab: int, pdl: bool = False) -> Plan:
     """A lane for each sequence."""
     block = min(128, triton.next_power_of_2(max(rows, 1)))
-    constants = {"PAGE": page, "VOCAB": vocab, "BLOCK": block}
-    return Plan((triton.cdiv(rows, block),), constants, num_warps=max(1, block // 32))
+    constants = {"PAGE": page, "VOCAB": vocab, "BLOCK": block, "PDL": pdl}
+    return Plan((triton.cdiv(rows, block),), constants, max(1, block // 32), pdl=pdl)
 
 
 def advance(
@@ -46,6 +50,8 @@ def advance(
     block_table: torch.Tensor,
     page: int,
     generated: torch.Tensor | None = None,
+    *,
+    pdl: bool = False,
 ) -> None:
     """Readies S sequences, which take one token each, for their next step, in place.
 
@@ -55,16 +61,7 @@ def advance(
     """
     rows, vocab = len(drawn), 1 if generated is None else generated.shape[1]
     launch(
-        _advance_kernel,
-        plan_advance(rows, page, vocab),
-        p_drawn=drawn,
-        p_tokens=tokens,
-        p_positions=positions,
-        p_lengths=lengths,
-        p_draws=draws,
-        p_slots=slots,
-        p_table=block_table,
-        p_generated=generated,
-        count=rows,
-        width=block_table.shape[1],
-    )
+        _advance_kernel, plan_advance(rows, page, vocab, pdl), p_drawn=drawn, p_tokens=tokens,
+        p_positions=positions, p_lengths=lengths, p_draws=draws, p_slots=slots, p_table=block_table,
+        p_generated=generated, count=rows, width=block_table.shape[1],
+    )  # fmt: skip

@@ -1,6 +1,7 @@
 """Launching a kernel before its predecessor has ended: programmatic dependent launch, sm_90 and up.
 
 A kernel that is launched so waits before it touches anything that those before wrote or still read.
+It waits on every path: the kernel behind it knows by its end that those before it have ended too.
 Source: CUDA C++ Programming Guide, "Programmatic Dependent Launch and Synchronization".
 """
 

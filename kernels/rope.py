@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 
 from llama2gpu.kernels.launch import Plan, launch
+from llama2gpu.kernels.overlap import allow_next, wait_for_inputs
 from llama2gpu.ops.paged import LayerCache
 
 #: Numbers of one program's tile: so many tokens of one head.
@@ -73,9 +74,11 @@ def _cache_vectors(
 @triton.jit
 def _rope_kernel(
     p_x, p_cos, p_sin, p_positions, p_out, tokens, stride, HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """A block of tokens of one head."""
+    allow_next(PDL)
+    wait_for_inputs(PDL)
     o_t = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     i_h, m_t = tl.program_id(1), o_t < tokens
     b_x = _load_vectors(p_x, stride, i_h, o_t, m_t, HEAD_DIM, BLOCK_D)
@@ -87,9 +90,11 @@ def _rope_kernel(
 def _write_kv_kernel(
     p_k, p_v, p_slots, p_k_cache, p_v_cache, p_k_scale, p_v_scale, tokens, k_stride, v_stride,
     KV_HEADS: tl.constexpr, PAGE: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_T: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    BLOCK_D: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """A block of tokens of one head of keys, or behind those of values."""
+    allow_next(PDL)
+    wait_for_inputs(PDL)
     o_t = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     i_h, m_t = tl.program_id(1), o_t < tokens
     if i_h < KV_HEADS:
@@ -105,9 +110,11 @@ def _write_kv_kernel(
 def _rope_write_kernel(
     p_y, p_cos, p_sin, p_positions, p_slots, p_q, p_k_cache, p_v_cache, p_k_scale, p_v_scale,
     tokens, stride, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, PAGE: tl.constexpr,
-    HEAD_DIM: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """A block of tokens of one head of queries, keys or values, which follow one another."""
+    allow_next(PDL)
+    wait_for_inputs(PDL)
     o_t = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     i_h, m_t = tl.program_id(1), o_t < tokens
     b_y = _load_vectors(p_y, stride, i_h, o_t, m_t, HEAD_DIM, BLOCK_D)
@@ -126,77 +133,65 @@ def _rope_write_kernel(
         _cache_vectors(p_v_cache, p_v_scale, p_slots, i_v, o_t, m_t, b_y, KV_HEADS, PAGE, HEAD_DIM)
 
 
-def plan_vectors(tokens: int, heads: int, head_dim: int) -> Plan:
+def plan_vectors(
+    tokens: int, heads: int, head_dim: int, pdl: bool = False, **constants: int
+) -> Plan:
     """A program for each block of tokens and head; its tile has at most `TILE` numbers."""
     block_d = triton.next_power_of_2(head_dim)
     block_t = min(triton.next_power_of_2(max(tokens, 1)), max(1, TILE // block_d))
-    constants = {"HEAD_DIM": head_dim, "BLOCK_T": block_t, "BLOCK_D": block_d}
+    tile = {"HEAD_DIM": head_dim, "BLOCK_T": block_t, "BLOCK_D": block_d, "PDL": pdl}
     warps = min(4, max(1, block_t * block_d // 256))
-    return Plan((triton.cdiv(tokens, block_t), heads), constants, num_warps=warps)
+    return Plan((triton.cdiv(tokens, block_t), heads), {**tile, **constants}, warps, pdl=pdl)
 
 
-def plan_rope(tokens: int, heads: int, head_dim: int) -> Plan:
+def plan_rope(tokens: int, heads: int, head_dim: int, pdl: bool = False) -> Plan:
     """See `plan_vectors`."""
-    plan = plan_vectors(tokens, heads, head_dim)
-    return Plan(plan.grid, {**plan.constants, "HEADS": heads}, plan.num_warps)
+    return plan_vectors(tokens, heads, head_dim, pdl, HEADS=heads)
 
 
-def plan_write_kv(tokens: int, kv_heads: int, head_dim: int, page: int) -> Plan:
+def plan_write_kv(tokens: int, kv_heads: int, head_dim: int, page: int, pdl: bool = False) -> Plan:
     """See `plan_vectors`; heads of keys, then of values."""
-    plan = plan_vectors(tokens, 2 * kv_heads, head_dim)
-    constants = {**plan.constants, "KV_HEADS": kv_heads, "PAGE": page}
-    return Plan(plan.grid, constants, plan.num_warps)
+    return plan_vectors(tokens, 2 * kv_heads, head_dim, pdl, KV_HEADS=kv_heads, PAGE=page)
 
 
-def plan_rope_write(tokens: int, heads: int, kv_heads: int, head_dim: int, page: int) -> Plan:
+def plan_rope_write(
+    tokens: int, heads: int, kv_heads: int, head_dim: int, page: int, pdl: bool = False
+) -> Plan:
     """See `plan_vectors`; heads of queries, of keys, then of values."""
-    plan = plan_vectors(tokens, heads + 2 * kv_heads, head_dim)
-    constants = {**plan.constants, "HEADS": heads, "KV_HEADS": kv_heads, "PAGE": page}
-    return Plan(plan.grid, constants, plan.num_warps)
+    constants = {"HEADS": heads, "KV_HEADS": kv_heads, "PAGE": page}
+    return plan_vectors(tokens, heads + 2 * kv_heads, head_dim, pdl, **constants)
 
 
 def rope(
-    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor
-) -> torch.Tensor:
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor, *,
+    pdl: bool = False,
+) -> torch.Tensor:  # fmt: skip
     """Turns each pair of [T, heads, head_dim] by the angle of its position → the same, joined.
 
     x: heads side by side in rows of any stride. cos, sin: float32 [context, head_dim / 2].
     positions: int64 [T].
     """
     x = _side_by_side(x)
+    tokens, heads, head_dim = x.shape
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     launch(
-        _rope_kernel,
-        plan_rope(*x.shape),
-        p_x=x,
-        p_cos=cos,
-        p_sin=sin,
-        p_positions=positions,
-        p_out=out,
-        tokens=x.shape[0],
-        stride=x.stride(0),
-    )
+        _rope_kernel, plan_rope(tokens, heads, head_dim, pdl), p_x=x, p_cos=cos, p_sin=sin,
+        p_positions=positions, p_out=out, tokens=tokens, stride=x.stride(0),
+    )  # fmt: skip
     return out
 
 
-def write_kv(k: torch.Tensor, v: torch.Tensor, slots: torch.Tensor, cache: LayerCache) -> None:
+def write_kv(
+    k: torch.Tensor, v: torch.Tensor, slots: torch.Tensor, cache: LayerCache, *, pdl: bool = False
+) -> None:
     """Writes keys and values [T, kv_heads, head_dim] at slots int64 [T]; see `Backend.write_kv`."""
     k, v = _side_by_side(k), _side_by_side(v)
     tokens, kv_heads, head_dim = k.shape
+    plan = plan_write_kv(tokens, kv_heads, head_dim, cache.k.shape[2], pdl)
     launch(
-        _write_kv_kernel,
-        plan_write_kv(tokens, kv_heads, head_dim, page=cache.k.shape[2]),
-        p_k=k,
-        p_v=v,
-        p_slots=slots,
-        p_k_cache=cache.k,
-        p_v_cache=cache.v,
-        p_k_scale=cache.k_scale,
-        p_v_scale=cache.v_scale,
-        tokens=tokens,
-        k_stride=k.stride(0),
-        v_stride=v.stride(0),
-    )
+        _write_kv_kernel, plan, p_k=k, p_v=v, p_slots=slots, **_cache_arguments(cache),
+        tokens=tokens, k_stride=k.stride(0), v_stride=v.stride(0),
+    )  # fmt: skip
 
 
 def rope_write(
@@ -206,6 +201,8 @@ def rope_write(
     positions: torch.Tensor,
     slots: torch.Tensor,
     cache: LayerCache,
+    *,
+    pdl: bool = False,
 ) -> torch.Tensor:
     """`rope` of queries and keys and `write_kv`, in one pass over the projection's rows.
 
@@ -214,23 +211,20 @@ def rope_write(
     _, kv_heads, page, head_dim = cache.k.shape
     tokens, heads = y.shape[0], y.shape[1] // head_dim - 2 * kv_heads
     q = torch.empty((tokens, heads, head_dim), dtype=y.dtype, device=y.device)
+    plan = plan_rope_write(tokens, heads, kv_heads, head_dim, page, pdl)
     launch(
-        _rope_write_kernel,
-        plan_rope_write(tokens, heads, kv_heads, head_dim, page),
-        p_y=y,
-        p_cos=cos,
-        p_sin=sin,
-        p_positions=positions,
-        p_slots=slots,
-        p_q=q,
-        p_k_cache=cache.k,
-        p_v_cache=cache.v,
-        p_k_scale=cache.k_scale,
-        p_v_scale=cache.v_scale,
-        tokens=tokens,
-        stride=y.stride(0),
-    )
+        _rope_write_kernel, plan, p_y=y, p_cos=cos, p_sin=sin, p_positions=positions, p_slots=slots,
+        p_q=q, **_cache_arguments(cache), tokens=tokens, stride=y.stride(0),
+    )  # fmt: skip
     return q
+
+
+def _cache_arguments(cache: LayerCache) -> dict[str, torch.Tensor | None]:
+    """The pointers of a cache that both writing kernels take."""
+    return {
+        "p_k_cache": cache.k, "p_v_cache": cache.v, "p_k_scale": cache.k_scale,
+        "p_v_scale": cache.v_scale,
+    }  # fmt: skip
 
 
 def _side_by_side(x: torch.Tensor) -> torch.Tensor:

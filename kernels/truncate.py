@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from llama2gpu.kernels.launch import Plan, launch
+from llama2gpu.kernels.overlap import allow_next, wait_for_inputs
 from llama2gpu.ops.sample import SampleParams
 
 #: Of a program; each takes 4 scores at a time.
@@ -107,9 +108,11 @@ def _keep(p_row, p_kept, bound, VOCAB: tl.constexpr, LANES: tl.constexpr):
 @triton.jit
 def _floor_kernel(
     p_scores, p_temperature, p_top_k, p_top_p, p_min_p, p_kept, p_floor,
-    VOCAB: tl.constexpr, LANES: tl.constexpr, KEPT: tl.constexpr,
+    VOCAB: tl.constexpr, LANES: tl.constexpr, KEPT: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One row's floor, as a key."""
+    allow_next(PDL)
+    wait_for_inputs(PDL)
     i_s = tl.program_id(0)
     p_row = p_scores + i_s.to(tl.int64) * VOCAB
     p_kept += i_s.to(tl.int64) * KEPT
@@ -146,28 +149,23 @@ def _floor_kernel(
     tl.store(p_floor + i_s, floor)
 
 
-def plan_floor(rows: int, vocab: int) -> Plan:
+def plan_floor(rows: int, vocab: int, pdl: bool = False) -> Plan:
     """A program for each row, and a thread for each lane."""
     lanes = min(LANES, triton.next_power_of_2(triton.cdiv(vocab, 4)))
     kept = triton.cdiv(vocab, 4 * lanes) * 4 * lanes
-    constants = {"VOCAB": vocab, "LANES": lanes, "KEPT": kept}
-    return Plan((rows,), constants, num_warps=max(1, lanes // 32))
+    constants = {"VOCAB": vocab, "LANES": lanes, "KEPT": kept, "PDL": pdl}
+    return Plan((rows,), constants, max(1, lanes // 32), pdl=pdl)
 
 
-def find_floor(scores: torch.Tensor, params: SampleParams) -> torch.Tensor:
+def find_floor(scores: torch.Tensor, params: SampleParams, *, pdl: bool = False) -> torch.Tensor:
     """For each row the least `sort_key` that is kept, int32 [S]; scores float32 [S, vocab]."""
-    rows, device = len(scores), scores.device
-    plan = plan_floor(*scores.shape)
+    (rows, vocab), device = scores.shape, scores.device
+    plan = plan_floor(rows, vocab, pdl)
     floor = torch.empty(rows, dtype=torch.int32, device=device)
+    kept = torch.empty((rows, plan.constants["KEPT"]), dtype=torch.float32, device=device)
     launch(
-        _floor_kernel,
-        plan,
-        p_scores=scores,
-        p_temperature=params.temperature,
-        p_top_k=params.top_k,
-        p_top_p=params.top_p,
-        p_min_p=params.min_p,
-        p_kept=torch.empty((rows, plan.constants["KEPT"]), dtype=torch.float32, device=device),
+        _floor_kernel, plan, p_scores=scores, p_temperature=params.temperature,
+        p_top_k=params.top_k, p_top_p=params.top_p, p_min_p=params.min_p, p_kept=kept,
         p_floor=floor,
-    )
+    )  # fmt: skip
     return floor

@@ -13,8 +13,8 @@ from llama2gpu.ops.sample import SampleParams
 from llama2gpu.quant import Dense, Int4, Int8, Weight
 
 OPS = (
-    "qkv", "attention", "project_add", "gate_up", "logits", "sample", "embed", "rms_norm", "rope",
-    "silu_mul", "write_kv", "linear",
+    "qkv", "attention", "project_add", "gate_up", "draw", "logits", "sample", "embed", "rms_norm",
+    "rope", "silu_mul", "write_kv", "linear",
 )  # fmt: skip
 WEIGHTS = ("int4", "int8", "dense")
 #: Bits of a value; dense is bfloat16, as the activations are.
@@ -85,6 +85,7 @@ def works(
         "attention": [("", context, config.head_dim)],
         "project_add": [("attention", dim, q), ("feed-forward", dim, hidden)],
         "gate_up": [("", 2 * hidden, dim)],
+        "draw": [("", config.vocab, dim)],
         "logits": [("", config.vocab, dim)],
         "sample": [("truncated", config.vocab, None), ("penalized", config.vocab, None)],
         "embed": [("", config.vocab, dim)],
@@ -99,7 +100,7 @@ def works(
         for (use, n, k), weight, m in ((s, w, m) for s in sizes[op] for w in kinds for m in tokens):
             if weight == "int4" and not _group(weight, k or 1):
                 continue
-            if op in ("logits", "sample") and m > FEW:
+            if op in ("draw", "logits", "sample") and m > FEW:
                 continue  # of a prompt the last token alone is asked for
             case = "decode" if m == 1 else f"{m} sequences" if m <= FEW else "prefill"
             case = f"{case}, {use}" if use else case
@@ -133,6 +134,7 @@ def meta_arguments(work: Work, backend: Backend) -> dict[str, Any]:
         "attention": {"q": queries, "batch": batch, "cache": cache},
         "project_add": {"a": _real(m, work.k or 1), "x": x},
         "gate_up": {"x": x, "norm": norm},
+        "draw": {"x": x, "norm": norm, "params": _sampling(work)},
         "logits": {"x": x, "norm": norm},
         "sample": {"logits": _empty(torch.float32, m, c.vocab), "params": _sampling(work)},
         "embed": {"tokens": _empty(torch.int64, m)},
@@ -197,11 +199,11 @@ def _is_cache_op(op: str) -> bool:
 
 
 def _sampling(work: Work) -> SampleParams:
-    """Temperature and truncation; with penalties and a bias where the case says so."""
+    """Temperature; truncation, penalties and a bias where the op and the case say so."""
     reals = ("temperature", "top_p", "min_p", "repetition", "presence", "frequency")
     vectors: dict[str, Any] = {name: _empty(torch.float32, work.m) for name in reals}
     vectors |= {name: _empty(torch.int64, work.m) for name in ("top_k", "seed", "draw")}
-    params = SampleParams(**vectors)
+    params = SampleParams(**vectors, truncated=work.op == "sample")
     if "penalized" not in work.case:
         return params
     kinds = {"bias": torch.float32, "generated": torch.int32, "prompted": torch.bool}

@@ -13,9 +13,11 @@ from llama2gpu.measure.shapes import SHAPES
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET is set: nothing compiles")
 
 SHAPE = SHAPES["llama2-7b"]
-MATRIX_OPS = ("qkv", "project_add", "gate_up", "logits", "linear")
+MATRIX_OPS = ("qkv", "project_add", "gate_up", "draw", "logits", "linear")
 #: Instructions for each int4 weight on sm_90; those with a norm do more.
-INSTRUCTIONS = {"project_add": 3.0, "linear": 3.0, "qkv": 3.5, "gate_up": 3.5, "logits": 3.5}
+INSTRUCTIONS = {"project_add": 3.0, "linear": 3.0} | dict.fromkeys(
+    ("qkv", "gate_up", "draw", "logits"), 3.5
+)
 
 
 def rows_of(ops: Sequence[str], weights: Sequence[str], tokens: int, arch: str) -> list[Row]:
@@ -49,6 +51,19 @@ def test_attention_of_one_token(weight: str, arch: str) -> None:
     assert row.binary.spill_bytes == 0, row
     assert row.binary.load_bits == 128, row
     assert row.binary.barriers_in_loop == 0, row
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("tokens", [1, 64])
+def test_drawing_in_a_wide_head(tokens: int, weight: str, arch: str) -> None:
+    """What thousands of programs leave for each other fits in registers."""
+    (work,) = works(SHAPES["llama3-8b"], ["draw"], [weight], (tokens,), context=2048)
+    (row,) = inspect(Job(work, arch))
+    assert row.kernel == "_head_kernel"
+    assert row.binary.spill_bytes == 0, row
+    assert row.binary.load_bits == 128, row
+    assert row.binary.shared_bytes <= row.binary.shared_limit, row
 
 
 def test_all_compile_for_every_architecture() -> None:
