@@ -62,15 +62,32 @@ class Launch:
 
     def run(self) -> None:
         """Launches it on the device of its tensors, or in the interpreter."""
+        if 0 not in self.plan.grid:
+            self.kernel[self.plan.grid](**self.arguments, **self.plan.constants, **self._options)
+
+    def warm(self) -> Any:
+        """The kernel as `run` would launch it, from Triton's cache on disk or compiled into it.
+
+        It is Triton's own launcher, told not to launch, for the current device. So the key is that
+        of `run`: the same source and options, and the same said of each argument, since a tensor on
+        "meta" begins at 0, a multiple of 16 as wherever PyTorch allocates.
+        """
         plan = self.plan
-        if 0 in plan.grid:
-            return
-        options: dict[str, Any] = {"num_warps": plan.num_warps, "num_stages": plan.num_stages}
+        return self.kernel.run(
+            grid=plan.grid, warmup=True, **self.arguments, **plan.constants, **self._options
+        )
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "num_warps": self.plan.num_warps,
+            "num_stages": self.plan.num_stages,
+        }
         if not INTERPRETED:
             options["enable_fp_fusion"] = True  # off by default from Triton 3.10 on
-            if plan.pdl:
+            if self.plan.pdl:
                 options["launch_pdl"] = True
-        self.kernel[plan.grid](**self.arguments, **plan.constants, **options)
+        return options
 
     def compile(self, target: GPUTarget) -> Any:
         """The compiled kernel, as the launcher of a device of that kind would make it.

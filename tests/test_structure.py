@@ -16,7 +16,8 @@ MAPPED = {"llama2gpu.cli": "cli", "llama2gpu.kernels": "kernels"}
 
 BASE = {"config", "errors", "quant", "weights"}
 STEP = {"batch", "cache", "model", "sampling"}
-ENGINE = BASE | STEP | {"ops", "backends.base", "request", "engine"}
+LOOP = {"backends.base", "backends.loop", "decoding", "request"}
+ENGINE = BASE | STEP | LOOP | {"ops", "engine"}
 QUANTIZING = {"quantizer", "calibrate", "open_quantizer"}
 API = ENGINE | QUANTIZING | {"api", "text", "backends", "checkpoints", "documents", "tokenizer"}
 
@@ -40,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": BASE | {"ops", "kernels"},
     **dict.fromkeys(STEP, BASE | STEP | {"ops", "backends.base"}),
     "request": BASE | {"sampling"},
+    "decoding": BASE | LOOP | {"ops"},
     "engine": ENGINE,
     "quantizer": BASE,
     "calibrate": BASE | STEP | {"backends.base", "ops", "quantizer"},
@@ -47,7 +49,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"backends.base", "calibrate", "checkpoints", "documents", "quantizer", "tokenizer"},
     "api": API,
     **dict.fromkeys(("measure", "server"), API),
-    **dict.fromkeys(("measure.binary", "measure.kernels"), API | {"kernels", "measure"}),
+    **dict.fromkeys(
+        (
+            "measure.binary",
+            "measure.candidates",
+            "measure.cuda_bench",
+            "measure.kernels",
+            "measure.tune",
+            "measure.warm_model",
+        ),
+        API | {"kernels", "measure"},
+    ),
     "training": BASE | {"checkpoints", "documents", "ops", "tokenizer"},
     "cli": API | {"kernels", "measure", "server", "training"},
     "__init__": API,

@@ -5,69 +5,68 @@ matrix to its matrix product, a whole prompt on a GPU to its fused attention.
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from llama2gpu.backends.base import Backend, Batch, LayerCache, Norm, Prepared, Probe, Rope
-from llama2gpu.backends.graphs import GraphedStep
+from llama2gpu.backends.base import (
+    Batch,
+    Drawn,
+    LayerCache,
+    Looping,
+    Norm,
+    Prepared,
+    Probe,
+    Rope,
+)
+from llama2gpu.backends.graphs import CudaCapture
+from llama2gpu.backends.packed import PackedBackend, PackedMatrix
 from llama2gpu.backends.torch import device_name
 from llama2gpu.backends.torch_attention import sequence
-from llama2gpu.kernels import attention as decoding
-from llama2gpu.kernels import embed, gate_up, linear, prefill, qkv, sample, swiglu
+from llama2gpu.kernels import advance, embed, gate_up, head, linear, prefill, qkv, sample, swiglu
 from llama2gpu.kernels import norm as norms
 from llama2gpu.kernels import rope as turning
 from llama2gpu.kernels.arch import Arch, arch_of
+from llama2gpu.kernels.attention import decode_attention
+from llama2gpu.kernels.attention_parts import Workspace, make_workspace
+from llama2gpu.kernels.attention_plan import splits_for
 from llama2gpu.kernels.dequantize import dequantize
 from llama2gpu.kernels.launch import INTERPRETED
-from llama2gpu.kernels.packed import Packed, pack, takes
-from llama2gpu.kernels.tiling import FEW, Tiling, tiling_for
+from llama2gpu.kernels.packed import Packed
+from llama2gpu.kernels.tiling import FEW, UNTUNED, Tiling, tiling_for
+from llama2gpu.kernels.tuned import Tuned, load_tuned
 from llama2gpu.ops.sample import SampleParams
-from llama2gpu.quant import Dense, Int4, Weight
+from llama2gpu.quant import Dense, Weight
 
 #: Environment variables that switch off, where set: graphs, launches before their predecessor has
 #: ended, and denormal numbers in products with packed weights.
 NO_GRAPH, NO_PDL = "LLAMA2GPU_NO_GRAPH", "LLAMA2GPU_NO_PDL"
 NO_DENORMALS = "LLAMA2GPU_NO_DENORMALS"
+#: Switches off, where set, what `llama2gpu kernels tune` found for the device.
+NO_TUNED = "LLAMA2GPU_NO_TUNED"
 
 #: Multiprocessors that splits are chosen for where no device says how many it has.
 MULTIPROCESSORS = 108
 
 
-class TritonMatrix:
-    """A matrix as the kernels read it; `order` says which input each of its columns takes."""
-
-    def __init__(self, weight: Weight) -> None:
-        self.order = weight.order if isinstance(weight, Int4) else None
-        self.packed: Packed = pack(weight)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that one product reads."""
-        return self.packed.nbytes
-
-    @property
-    def parts(self) -> tuple[Tensor, ...]:
-        """The tensors that a product reads."""
-        p = self.packed
-        return tuple(part for part in (p.data, p.scales, p.zeros) if part is not None)
-
-
-class TritonBackend(Backend):
+class TritonBackend(PackedBackend):
     """Triton's kernels on a GPU.
 
     arch: the one to plan for, that of the device where not given. denormals: whether packed weights
-    are multiplied where they lie in their word, as denormal numbers.
+    are multiplied where they lie in their word, as denormal numbers. tuned: tiles that win over the
+    shipped ones; of a device whose arch is not given, those that its file has.
     """
 
     name: ClassVar[str] = "triton"
 
     def __init__(
-        self, device: torch.device, arch: Arch | None = None, denormals: bool | None = None
+        self,
+        device: torch.device,
+        arch: Arch | None = None,
+        denormals: bool | None = None,
+        tuned: Tuned | None = None,
     ) -> None:
         super().__init__(device)
         self.denormals = not os.environ.get(NO_DENORMALS) if denormals is None else denormals
@@ -77,7 +76,10 @@ class TritonBackend(Backend):
         self.multiprocessors = MULTIPROCESSORS
         if device.type == "cuda":
             self.multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
-        self._workspaces: dict[tuple[int, ...], decoding.Workspace] = {}
+            if tuned is None and arch is None and not os.environ.get(NO_TUNED):
+                tuned = load_tuned(torch.cuda.get_device_name(device), self.arch)
+        self.tuned = tuned or Tuned()
+        self._workspaces: dict[tuple[int, ...], Workspace] = {}
         self._tiles: tuple[Batch, torch.dtype, prefill.Tiles] | None = None
 
     @classmethod
@@ -106,7 +108,8 @@ class TritonBackend(Backend):
     def routes(self) -> dict[str, str]:
         """What serves each op, at few and at many tokens, and why."""
         few = (
-            f"1 token: sums in registers; 2–{FEW}: tensor cores; more: dequantized, then PyTorch's"
+            f"1 token: sums in registers; 2–{FEW}: tensor cores; more: dequantized, then PyTorch's;"
+            f" tiles: {self.tuned.origin}"
         )
         attention = "one query a sequence: split over programs; else flash attention"
         return {
@@ -114,56 +117,44 @@ class TritonBackend(Backend):
             **dict.fromkeys(("attend", "attention"), attention),
         }
 
-    def prepare(self, weight: Weight, op: str) -> Weight | TritonMatrix:
-        """Packed words; an embedding as it is. A form that no kernel has becomes dense."""
-        weight = weight.to(self.device)
-        if op == "embed":
-            return weight
-        if not takes(weight):
-            weight = Dense(weight.dequantize(torch.float32))
-        return TritonMatrix(weight)
+    def looping(self) -> Looping:
+        """See `Backend.looping`: CUDA graphs, where all ops are its own."""
+        if self.borrowed:
+            return super().looping()
+        if self.device.type != "cuda":
+            return Looping(buckets=True)
+        return Looping(1, True, None if os.environ.get(NO_GRAPH) else CudaCapture())
 
-    def capture(
-        self, step: Any, held: Callable[[], tuple[Tensor, ...]], reach: int, page: int
-    ) -> Any:
-        """See `Backend.capture`: CUDA graphs, where all ops are its own."""
-        if self.device.type != "cuda" or self.borrowed or os.environ.get(NO_GRAPH):
-            return step
-        return GraphedStep(step, held, reach, page)
+    def advance(
+        self, drawn: Tensor, tokens: Tensor, batch: Batch, params: SampleParams, page: int
+    ) -> None:
+        """See `Backend.advance`."""
+        advance.advance(
+            drawn, tokens, batch.positions, batch.lengths, params.draw, batch.slots,
+            batch.block_table, page, params.generated, pdl=self.arch.pdl,
+        )  # fmt: skip
 
     def embed(self, tokens: Tensor, weight: Prepared) -> Tensor:
         """See `Backend.embed`."""
         table: Weight = weight
         kind = table.data.dtype if isinstance(table, Dense) else torch.float32
-        return embed.embed(tokens, table, kind)
+        return embed.embed(tokens, table, kind, pdl=self.arch.pdl)
 
     def rms_norm(self, x: Tensor, norm: Norm) -> Tensor:
         """See `Backend.rms_norm`."""
-        return norms.rms_norm(x, norm.weight, norm.eps)
-
-    def linear(self, x: Tensor, weight: Prepared) -> Tensor:
-        """See `Backend.linear`."""
-        return self._product(x, weight)
-
-    def linear_with(
-        self, x: Tensor, weight: Prepared, norm: Norm | None = None, residual: Tensor | None = None
-    ) -> Tensor:
-        """See `Backend.linear_with`; one kernel for few tokens."""
-        if self.borrowed:
-            return super().linear_with(x, weight, norm, residual)
-        return self._product(x, weight, norm, residual)
+        return norms.rms_norm(x, norm.weight, norm.eps, pdl=self.arch.pdl)
 
     def rope(self, x: Tensor, rope: Rope, positions: Tensor) -> Tensor:
         """See `Backend.rope`."""
-        return turning.rope(x, rope.cos, rope.sin, positions)
+        return turning.rope(x, rope.cos, rope.sin, positions, pdl=self.arch.pdl)
 
     def silu_mul(self, x: Tensor) -> Tensor:
         """See `Backend.silu_mul`."""
-        return swiglu.silu_mul(x)
+        return swiglu.silu_mul(x, pdl=self.arch.pdl)
 
     def write_kv(self, k: Tensor, v: Tensor, batch: Batch, cache: LayerCache) -> None:
         """See `Backend.write_kv`."""
-        turning.write_kv(k, v, batch.slots, cache)
+        turning.write_kv(k, v, batch.slots, cache, pdl=self.arch.pdl)
 
     def attend(self, q: Tensor, batch: Batch, cache: LayerCache) -> Tensor:
         """See `Backend.attend`."""
@@ -178,80 +169,77 @@ class TritonBackend(Backend):
         place = (batch.starts, batch.lengths, batch.block_table)
         return prefill.prefill_attention(q, cache, *place, tiles, arch=self.arch, pdl=self.arch.pdl)
 
-    def qkv(
-        self, x: Tensor, norm: Norm, weight: Prepared, rope: Rope, batch: Batch, cache: LayerCache
+    def few(self, x: Tensor, matrix: Packed) -> bool:
+        """See `PackedBackend.few`."""
+        return len(x) <= FEW
+
+    def few_linear(
+        self, x: Tensor, matrix: Packed, norm: Norm | None, residual: Tensor | None,
+        kind: torch.dtype,
+    ) -> Tensor:  # fmt: skip
+        """See `PackedBackend.few_linear`."""
+        weights, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
+        tiling = self._tiling(x, matrix)
+        return linear.linear(
+            x, matrix, tiling, norm=weights, eps=eps, residual=residual, out_dtype=kind
+        )
+
+    def few_gate_up(self, x: Tensor, matrix: Packed, norm: Norm) -> Tensor:
+        """See `PackedBackend.few_gate_up`."""
+        tiling = self._tiling(x, matrix)
+        return gate_up.gate_up(x, matrix, tiling, norm=norm.weight, eps=norm.eps)
+
+    def few_qkv(
+        self, x: Tensor, matrix: Packed, norm: Norm, rope: Rope, batch: Batch, cache: LayerCache
     ) -> Tensor:
-        """See `Backend.qkv`; one kernel for few tokens and a cache that is not quantized."""
-        matrix: TritonMatrix = weight
-        if self.borrowed:
-            return super().qkv(x, norm, weight, rope, batch, cache)
-        if not self._fuses(x, matrix) or cache.k_scale is not None:
-            y = self._product(x, matrix, norm)
-            return turning.rope_write(y, rope.cos, rope.sin, batch.positions, batch.slots, cache)
+        """See `PackedBackend.few_qkv`."""
         return qkv.qkv(
-            x, matrix.packed, self._tiling(x, matrix), norm=norm.weight,
-            eps=norm.eps, rope=(rope.cos, rope.sin), positions=batch.positions,
-            slots=batch.slots, cache=(cache.k, cache.v),
+            x, matrix, self._tiling(x, matrix), norm=norm.weight, eps=norm.eps,
+            rope=(rope.cos, rope.sin), positions=batch.positions, slots=batch.slots,
+            cache=(cache.k, cache.v),
         )  # fmt: skip
 
-    def gate_up(self, x: Tensor, norm: Norm, weight: Prepared) -> Tensor:
-        """See `Backend.gate_up`; one kernel for few tokens."""
-        matrix: TritonMatrix = weight
-        if self.borrowed or not self._fuses(x, matrix):
-            return self.silu_mul(self.linear_with(x, weight, norm))
-        tiling = self._tiling(x, matrix)
-        return gate_up.gate_up(x, matrix.packed, tiling, norm=norm.weight, eps=norm.eps)
+    def rope_write(self, y: Tensor, rope: Rope, batch: Batch, cache: LayerCache) -> Tensor:
+        """See `PackedBackend.rope_write`."""
+        places = (batch.positions, batch.slots)
+        return turning.rope_write(y, rope.cos, rope.sin, *places, cache, pdl=self.arch.pdl)
 
-    def logits(self, x: Tensor, norm: Norm, weight: Prepared) -> Tensor:
-        """See `Backend.logits`."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        if self.borrowed:
-            return super().logits(x, norm, weight)
-        return self._product(x, weight, norm, out_dtype=wide)
+    def unpacked(self, matrix: Packed, dtype: torch.dtype) -> Tensor:
+        """See `PackedBackend.unpacked`."""
+        return dequantize(matrix, dtype, pdl=self.arch.pdl)
 
     def sample(self, logits: Tensor, params: SampleParams) -> tuple[Tensor, Tensor]:
         """See `Backend.sample`."""
-        return sample.sample(logits, params)
+        counters = self.zeros(len(logits))
+        return sample.sample(logits, params, counters, pdl=self.arch.pdl)
 
-    def _fuses(self, x: Tensor, matrix: TritonMatrix) -> bool:
-        """Whether a matrix kernel takes so many tokens, norm and epilogue with them."""
-        return len(x) <= FEW and matrix.order is None
+    def draw(self, x: Tensor, norm: Norm, weight: Prepared, params: SampleParams) -> Drawn:
+        """See `Backend.draw`; one kernel for few tokens, if they are not truncated or penalized."""
+        matrix: PackedMatrix = weight
+        fuses = self.fuses(x, matrix) and head.takes(params) and x.dtype != torch.float64
+        if self.borrowed or not fuses:
+            return super().draw(x, norm, weight, params)
+        plan = head.plan_head(matrix.packed, len(x), self._tiling(x, matrix.packed), params.greedy)
+        drawn = head.head(
+            x, matrix.packed, plan, norm=norm.weight, eps=norm.eps, params=params,
+            counters=self.zeros(head.count_counters(plan)),
+        )  # fmt: skip
+        return Drawn(*drawn)
 
-    def _tiling(self, x: Tensor, matrix: TritonMatrix) -> Tiling:
-        return tiling_for(self.arch, matrix.packed, len(x), self.denormals)
-
-    def _product(
-        self,
-        x: Tensor,
-        matrix: TritonMatrix,
-        norm: Norm | None = None,
-        residual: Tensor | None = None,
-        out_dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        kind = out_dtype or x.dtype
-        if norm is not None and not self._fuses(x, matrix):
-            x, norm = self.rms_norm(x, norm), None
-        if matrix.order is not None:
-            x = x.index_select(1, matrix.order)
-        if len(x) > FEW:
-            y = F.linear(x, dequantize(matrix.packed, x.dtype))
-            return y.to(kind) if residual is None else y + residual
-        weights, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
-        tiling = self._tiling(x, matrix)
-        rest = None if residual is None else residual.contiguous()
-        return linear.linear(
-            x, matrix.packed, tiling, norm=weights, eps=eps, residual=rest, out_dtype=kind
-        )
+    def _tiling(self, x: Tensor, matrix: Packed) -> Tiling:
+        # tuned with activations of 16 bits: wider ones need more shared memory
+        tuned = self.tuned.tiles if x.itemsize == 2 else UNTUNED
+        return tiling_for(self.arch, matrix, len(x), self.denormals, tuned)
 
     def _decode(self, q: Tensor, batch: Batch, cache: LayerCache) -> Tensor:
         sequences, heads, head_dim = q.shape
         kv_heads = cache.k.shape[1]
         reach = max(batch.cached_counts, default=1)
-        splits = decoding.splits_for(reach, sequences, kv_heads, self.multiprocessors)
+        splits = splits_for(reach, sequences, kv_heads, self.multiprocessors)
         key = (sequences, heads, kv_heads, head_dim, splits)
         if key not in self._workspaces:
-            self._workspaces[key] = decoding.make_workspace(*key, q.device)
-        return decoding.decode_attention(
+            self._workspaces[key] = make_workspace(*key, q.device)
+        return decode_attention(
             q, cache, batch.lengths, batch.block_table, splits=splits,
             workspace=self._workspaces[key], arch=self.arch, pdl=self.arch.pdl,
         )  # fmt: skip

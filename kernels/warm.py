@@ -1,0 +1,82 @@
+"""Compiling many kernels for the device at hand, so that none has to be while it is waited for."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from triton import AsyncCompileMode, knobs
+
+from llama2gpu.kernels.launch import Launch
+
+
+class Warmed(NamedTuple):
+    """A launch whose kernel is ready. cached: it lay on disk already. error: "", or why not."""
+
+    launch: Launch
+    cached: bool
+    error: str = ""
+
+
+def warm(
+    launches: Sequence[Launch],
+    told: Callable[[int, int, Warmed], None] = lambda done, total, last: None,
+    workers: int | None = None,
+) -> list[Warmed]:
+    """Compiles what `run` would, on the current device, many at a time; each kernel counts once.
+
+    told: hears how many are ready, of how many, and the last one.
+    """
+    hits: dict[str, bool] = {}
+
+    def listen(*, metadata: dict[str, Any], cache_hit: bool, **rest: Any) -> None:
+        hits[metadata["hash"]] = cache_hit
+
+    pool = ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 32))
+    before, knobs.compilation.listener = knobs.compilation.listener, listen
+    try:
+        with AsyncCompileMode(pool, ignore_errors=True) as mode:
+            try:
+                waiting = _started(launches)
+                return list(_finished(waiting, hits, told))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                for kernel in mode.future_kernels.values():
+                    kernel.result(ignore_errors=True)  # what was cancelled is forgotten
+                mode.raw_futures.clear()  # leaving would wait for what was cancelled
+                raise
+    finally:
+        knobs.compilation.listener = before
+        pool.shutdown(cancel_futures=True)
+
+
+def cache_folder() -> str:
+    """Where Triton keeps what it compiled."""
+    return str(knobs.cache.dir)
+
+
+def _started(launches: Sequence[Launch]) -> list[tuple[Launch, Any]]:
+    """Launches with their kernels, which may still be compiled; one for each kernel."""
+    found: dict[int, tuple[Launch, Any]] = {}
+    for launch in launches:
+        if 0 not in launch.plan.grid:
+            kernel = launch.warm()
+            found.setdefault(id(kernel), (launch, kernel))
+    return list(found.values())
+
+
+def _finished(
+    waiting: Sequence[tuple[Launch, Any]],
+    hits: dict[str, bool],
+    told: Callable[[int, int, Warmed], None],
+) -> Iterator[Warmed]:
+    for i, (launch, kernel) in enumerate(waiting):
+        try:
+            made = kernel.result() if hasattr(kernel, "result") else kernel
+            _ = made.run  # loads it, and makes what launches it
+            last = Warmed(launch, hits.get(made.hash, True))
+        except Exception as error:  # of many kinds: the compiler's and the driver's
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            last = Warmed(launch, False, lines[0] if lines else repr(error))
+        told(i + 1, len(waiting), last)
+        yield last
