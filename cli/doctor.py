@@ -41,7 +41,7 @@ def command(backend: str, device: str, op: list[tuple[str, str]], as_json: bool)
         chosen = choose_backend(backend, device, dict(op))
         report["chosen"] = {"backend": chosen.label, "device": str(chosen.device)}
         report["ops"] = serving(chosen)
-        report["routes"] = dict(chosen.routes())
+        report["routes"] = {op: route._asdict() for op, route in chosen.routes().items()}
     finally:  # what is known helps to mend what is not
         if as_json:
             click.echo(json.dumps(report))
@@ -103,7 +103,12 @@ def _show(report: dict[str, Any]) -> None:
         return
     chosen = report["chosen"]
     click.echo(f"\nchosen    {chosen['backend']} on {chosen['device']}")
+    ways: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for op, server in report["ops"].items():
-        route = report["routes"].get(op)
-        way = f": {route}" if route and not server.startswith("borrowed") else ""
-        click.echo(f"  {op:<12}{server}{way}")
+        route = {} if server.startswith("borrowed") else report["routes"].get(op, {})
+        named = op if server == "own" else f"{op} ({server})"
+        ways.setdefault(tuple(route.items()), []).append(named)
+    for way, ops in ways.items():
+        click.echo(f"  {', '.join(ops)}")
+        for name, words in way:
+            click.echo(f"    {click.style(f'{name:<8}', dim=True)} {words}")

@@ -53,7 +53,7 @@ def list_command(
         op, last = "" if row["op"] == last else row["op"], row["op"]
         lines.append((op, short(row["kernel"]), ",".join(row["weights"]), numbers, row["summary"]))
     for i, heading in enumerate(("op", "kernel", "weight", "tokens", "what it does")):
-        width = max(len(line[i]) for line in [*lines, ("",) * 5])
+        width = max(len(heading), *(len(line[i]) for line in lines))
         table.add_column(
             heading, no_wrap=True, overflow="ellipsis", min_width=width if i < 4 else None
         )

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 PRIMITIVES = ("embed", "rms_norm", "linear", "rope", "silu_mul", "write_kv", "attend")
 FUSED = ("qkv", "attention", "project_add", "gate_up", "logits", "sample")
 OPS = PRIMITIVES + FUSED
+#: The ops that read a matrix, and those that read the cache.
+MATRIX_OPS, CACHE_OPS = (
+    ("linear", "qkv", "project_add", "gate_up", "logits"),
+    ("attend", "attention"),
+)
 
 #: The largest code of a quantized cache, and the least scale: below it all is zero, so that how a
 #: device treats subnormal numbers does not show.
@@ -42,6 +47,14 @@ class Probe(NamedTuple):
 
     ok: bool
     detail: str
+
+
+class Route(NamedTuple):
+    """In words for a person: what serves an op at decode and at prefill, and by which rule."""
+
+    decode: str
+    prefill: str
+    why: str
 
 
 class Norm(NamedTuple):
@@ -120,8 +133,8 @@ class Backend(ABC):
     def probe(cls, device: torch.device) -> Probe:
         """Whether this backend runs on `device`, found out by running something small."""
 
-    def routes(self) -> Mapping[str, str]:
-        """In words for a person: op → which of several ways it takes, and when."""
+    def routes(self) -> Mapping[str, Route]:
+        """Which of several ways an op takes; one that has a single way is left out."""
         return {}
 
     def activation_dtype(self, dtype: torch.dtype) -> torch.dtype:

@@ -73,9 +73,7 @@ class DecodeLoop:
         if self.buckets:
             counts = (self._reach(max(counts)),) * len(now.tokens)
         batch = replace(now.batch, cached_counts=counts)
-        if (
-            not self.buckets
-        ):  # backends keep what they make of the same positions
+        if not self.buckets:  # backends keep what they make of the same positions
             batch = replace(batch, positions=now.batch.positions.clone())
 
         def work() -> Drawn:

@@ -11,8 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama2gpu.backends.base import Backend, Batch, LayerCache, Norm, Prepared, Probe, Rope
+from llama2gpu.backends.base import (
+    CACHE_OPS,
+    MATRIX_OPS,
+    Backend,
+    Batch,
+    LayerCache,
+    Norm,
+    Prepared,
+    Probe,
+    Rope,
+    Route,
+)
 from llama2gpu.backends.cpu_row import cpu_rms_norm_row
+from llama2gpu.backends.cpu_rows import probe_rows
 from llama2gpu.backends.cpu_step import CpuStep, cpu_attend, cpu_layer, cpu_rope, cpu_step
 from llama2gpu.backends.matrix import Matrix
 from llama2gpu.backends.prepare import prepare_matrix
@@ -64,6 +76,18 @@ class TorchBackend(Backend):
         matrix = prepare_matrix(weight, self.kind, op == "gate_up")
         self.compiled |= matrix.compiled
         return matrix
+
+    def routes(self) -> dict[str, Route]:
+        """See `Backend.routes`; only a CPU has several ways."""
+        if self.kind != "cpu" or not probe_rows()[0]:
+            return {}
+        matrix = Route(
+            "rows of C, compiled here: norm, product and epilogue in one call",
+            "PyTorch's matrix product, of tiles that are unpacked on the way",
+            "few tokens wait for memory, which the rows read packed; many for arithmetic",
+        )
+        attention = Route("C, compiled here", "PyTorch's SDPA", "one query a sequence, or several")
+        return dict.fromkeys(MATRIX_OPS, matrix) | dict.fromkeys(CACHE_OPS, attention)
 
     def embed(self, tokens: Tensor, weight: Prepared) -> Tensor:
         """See `Backend.embed`."""

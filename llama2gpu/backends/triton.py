@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from llama2gpu.backends.base import (
+    CACHE_OPS,
+    MATRIX_OPS,
     Batch,
     Drawn,
     LayerCache,
@@ -20,6 +22,7 @@ from llama2gpu.backends.base import (
     Prepared,
     Probe,
     Rope,
+    Route,
 )
 from llama2gpu.backends.graphs import CudaCapture
 from llama2gpu.backends.packed import PackedBackend, PackedMatrix
@@ -105,17 +108,38 @@ class TritonBackend(PackedBackend):
         place = "in its interpreter, slowly" if INTERPRETED else f"on {device_name(device)}"
         return Probe(ok, f"Triton {_version()} {place}")
 
-    def routes(self) -> dict[str, str]:
-        """What serves each op, at few and at many tokens, and why."""
-        few = (
-            f"1 token: sums in registers; 2–{FEW}: tensor cores; more: dequantized, then PyTorch's;"
-            f" tiles: {self.tuned.origin}"
+    def routes(self) -> dict[str, Route]:
+        """See `Backend.routes`."""
+        matrix = Route(
+            f"one kernel, with norm and epilogue: 1 token in registers, 2–{FEW} on tensor cores",
+            f"above {FEW} tokens: dequantized, then PyTorch's matrix product",
+            "few tokens wait for memory, which the kernels read packed; many for arithmetic; "
+            f"tiles: {self.tuned.origin}",
         )
-        attention = "one query a sequence: split over programs; else flash attention"
+        attention = Route(
+            "flash-decoding: a sequence's tokens split over programs",
+            "flash attention, all sequences in one launch; one whole prompt: PyTorch's SDPA",
+            "one query a sequence, or several; SDPA takes neither pages nor an int8 cache",
+        )
+        sample = Route(
+            "in the head's kernel; truncated or penalized: kernels behind it",
+            "the same, of the last token",
+            "noise alone needs no other logit",
+        )
         return {
-            **dict.fromkeys(("linear", "qkv", "project_add", "gate_up", "logits"), few),
-            **dict.fromkeys(("attend", "attention"), attention),
+            **dict.fromkeys(MATRIX_OPS, matrix),
+            **dict.fromkeys(CACHE_OPS, attention),
+            "sample": sample,
         }
+
+    @property
+    def label(self) -> str:
+        """See `Backend.label`; also whether it is slow on purpose."""
+        return f"{super().label} (interpreted: slow)" if INTERPRETED else super().label
+
+    def activation_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """See `Backend.activation_dtype`; the interpreter's bfloat16 is wrong, so it has none."""
+        return torch.float32 if INTERPRETED and dtype == torch.bfloat16 else dtype
 
     def looping(self) -> Looping:
         """See `Backend.looping`: CUDA graphs, where all ops are its own."""

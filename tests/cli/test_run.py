@@ -198,13 +198,14 @@ def test_doctor_says_what_it_knows_before_it_fails() -> None:
 def test_doctor() -> None:
     result = run("doctor", "--device", "cpu")
     assert result.exit_code == 0
-    for word in ("torch", "numpy", "runs", "attention", "composed", "own"):
+    for word in ("torch", "numpy", "runs", "sample (composed)", "rope", "attend"):
         assert word in result.stdout
 
 
 def test_doctor_json() -> None:
     report = json.loads(run("doctor", "--json", "--device", "cpu", "--op", "rope=numpy").stdout)
     assert report["ops"]["rope"] == "borrowed from numpy"
+    assert all({"decode", "prefill", "why"} == set(way) for way in report["routes"].values())
     assert "few tokens" in report["row_kernels"]["detail"]
     assert {row["name"]: row["runs"] for row in report["backends"]} == {
         "torch": True,

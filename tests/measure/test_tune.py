@@ -311,10 +311,10 @@ def test_the_backend_reads_the_file_once(cached: Path, monkeypatch: pytest.Monke
     cuda = torch.device("cuda", 0)
     backend = TritonBackend(cuda)
     assert backend.tuned.tiles == {entry().use: entry().tile}
-    assert backend.routes()["qkv"].endswith("tiles: tuned 2026-11-20 (1)")
+    assert backend.routes()["qkv"].why.endswith("tiles: tuned 2026-11-20 (1)")
     monkeypatch.setenv(NO_TUNED, "1")
     assert TritonBackend(cuda).tuned == Tuned()
-    assert TritonBackend(cuda).routes()["qkv"].endswith("tiles: shipped")
+    assert TritonBackend(cuda).routes()["qkv"].why.endswith("tiles: shipped")
 
 
 def test_without_a_device_no_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
