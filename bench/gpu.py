@@ -24,10 +24,10 @@ def main(results: Path, skip_tests: bool) -> None:
     results.mkdir(parents=True, exist_ok=True)
     lines = [torch.cuda.get_device_name(0)]
     if not skip_tests:
-        done, seconds = run("tests", results, "pytest", "-q", "-x", "tests/kernels")
+        done, seconds = run("tests", results, "pytest", "-q", "tests/kernels", "tests/ops")
         lines.append(f"tests    {'passed' if done else 'FAILED'} in {seconds:.0f} s")
     for shape, quants in MODELS.items():
-        for backend in ("triton", "torch"):
+        for backend in ("triton", "cupy", "torch"):
             for quant in quants:
                 lines.append(decode(results, shape, backend, quant))
     click.echo("\n".join(lines))

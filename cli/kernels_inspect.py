@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from llama2gpu.measure.kernels import Row
 
+#: What is told of a kernel's variant behind its name.
+KINDS = {"no-denormals": " (converts)", "cuda-c": ".cu"}
+
 
 @click.command("list")
 @shape
@@ -72,11 +75,15 @@ def list_command(
 @weights
 @tokens
 @context
+@click.option(
+    "--backend", "backends", default="all", show_default=True, metavar="NAMES", callback=split,
+    help="triton, or cupy, whose CUDA C is compiled where NVRTC is installed.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
 @options.quiet
 def inspect_command(
     archs: list[str], shape: str, ops: list[str], weights: list[str], tokens: list[int],
-    context: int, as_json: bool, quiet: bool,
+    context: int, backends: list[str], as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Compile kernels for architectures, and show what they are made of.
 
@@ -86,12 +93,14 @@ def inspect_command(
     each weight in the hot loop; with a star, in a whole kernel that has no loop. bound: the share
     of the card's bandwidth that issuing so many instructions permits.
     """
-    from llama2gpu.kernels.arch import ARCHS
-    from llama2gpu.measure.kernels import VARIANTS, Job, inspect_all
+    from llama2gpu.kernels.arch import EVERY_ARCH
+    from llama2gpu.measure.kernels import Job, inspect_all, variants_for
 
-    names = choose("architecture", archs, ARCHS)
+    names = choose("architecture", archs, EVERY_ARCH)
     todo = works(shape, ops, weights, tokens, context)
-    jobs = [Job(w, name, variant) for name in names for variant in VARIANTS for w in todo]
+    asked = known_backends(backends, quiet)
+    ways = {name: variants_for(name, asked) for name in names}
+    jobs = [Job(w, name, variant) for name in names for w in todo for variant in ways[name]]
     with counting(quiet, "compiling") as told:
         rows = list(inspect_all(jobs, told))
     if as_json:
@@ -100,6 +109,17 @@ def inspect_command(
     for name in names:
         click.echo()
         show(table([row for row in rows if row.arch == name], name))
+
+
+def known_backends(asked: list[str], quiet: bool) -> list[str]:
+    """The backends to inspect: of all, those whose compiler is installed."""
+    from llama2gpu.kernels.cuda_code import missing_compiler
+
+    chosen = choose("backend", asked, ("triton", "cupy"))
+    wanting = missing_compiler() if asked == ["all"] else ""
+    if wanting and not quiet:
+        click.echo(f"llama2gpu: without the CUDA C kernels: {wanting}", err=True)
+    return [name for name in chosen if not (wanting and name == "cupy")]
 
 
 def table(rows: list["Row"], arch: str) -> "Table":
@@ -122,16 +142,17 @@ def table(rows: list["Row"], arch: str) -> "Table":
         made.add_column(heading, justify="left" if heading == "weight" else "right", no_wrap=True)
     for heading in ("regs", "shared", "warps", "load", "bar", "matrix", "instr", "bound"):
         made.add_column(heading, justify="right", no_wrap=True)
-    op, seen = "", set[tuple[str, ...]]()
+    op, seen = "", set[tuple[object, ...]]()
     for row in rows:
         name, *values = cells(row, card)
-        if (row.op, name, *values) in seen:
-            continue  # in another case the same kernel, compiled for the same
-        seen.add((row.op, name, *values))
+        kind = row.variant == "cuda-c"
+        if (row.op, name, kind, *values) in seen:
+            continue  # in another case or variant the same kernel, compiled for the same
+        seen.add((row.op, name, kind, *values))
         if op != row.op:
             made.add_row(Text(row.op, style="bold"))
         op = row.op
-        made.add_row(Text(f"  {name}"), *map(Text.from_markup, values))
+        made.add_row(Text(f"  {name}{KINDS.get(row.variant, '')}"), *map(Text.from_markup, values))
     return made
 
 

@@ -73,7 +73,7 @@ backend = click.option(
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="auto, torch, numpy, or one that is plugged in (see `llama2gpu doctor`).",
+    help="auto, triton, cupy, torch, numpy, or one that is plugged in (see `llama2gpu doctor`).",
 )
 device = click.option(
     "--device",

@@ -53,12 +53,7 @@ def advance(
     *,
     pdl: bool = False,
 ) -> None:
-    """Readies S sequences, which take one token each, for their next step, in place.
-
-    drawn int64 [S] becomes `tokens`; positions, lengths and draws (`SampleParams.draw`) grow by
-    one; slots follow from the block table int32 [S, P], whose last page takes what is past its end;
-    `generated` int32 [S, vocab] counts the token.
-    """
+    """Readies S sequences for their next step: see `ops.advance`; draws: `SampleParams.draw`."""
     rows, vocab = len(drawn), 1 if generated is None else generated.shape[1]
     launch(
         _advance_kernel, plan_advance(rows, page, vocab, pdl), p_drawn=drawn, p_tokens=tokens,

@@ -59,6 +59,13 @@ ARCHS = {
     )
 }
 
+#: Before 8.0 Triton has no tensor cores: CUDA C alone is compiled for these.
+OLDER = {
+    arch.name: arch
+    for arch in (Arch("sm_70", 96 * _KIB, 1 << 16, 64), Arch("sm_75", 64 * _KIB, 1 << 16, 32))
+}
+EVERY_ARCH = OLDER | ARCHS
+
 #: What plans are made for in the interpreter, which has no architecture of its own.
 PLAIN = ARCHS["sm_80"]
 

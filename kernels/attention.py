@@ -9,38 +9,26 @@ The last program of a sequence and head adds up what all of them found.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
 from llama2gpu.kernels.arch import Arch
-from llama2gpu.kernels.launch import INTERPRETED, Plan, launch
-from llama2gpu.kernels.prefill import LOG2E, LOWEST, find_row, load_vectors, operand
+from llama2gpu.kernels.attention_cache import (
+    LOG2E,
+    LOWEST,
+    find_mask,
+    find_row,
+    load_vectors,
+    swap,
+    unpack,
+)
+from llama2gpu.kernels.attention_parts import hand_in, store_out
+from llama2gpu.kernels.attention_plan import plan_decode
+from llama2gpu.kernels.launch import launch
+from llama2gpu.kernels.splits import Workspace
 from llama2gpu.ops.paged import LayerCache
-
-#: Warps of a program, and keys that a warp takes at a time; together the tokens of a tile.
-WARPS, KEYS = 4, 16
-TILE = WARPS * KEYS
-#: Query heads of a program at most: rows of a tensor core's tile, or what registers hold.
-ROWS, PLAIN_ROWS = 16, 4
-#: Programs that a multiprocessor holds at a time.
-RESIDENT = 2
-MOST_SPLITS = 64
-#: Outputs that each thread holds of the parts that it adds up at a time.
-PARTS_A_THREAD = 64
-
-
-class Workspace(NamedTuple):
-    """What the programs of one launch leave for each other; launches one after another share it.
-
-    partial, sums: float32, outputs, and their maxima and sums. counters: int32, zeros in between.
-    """
-
-    partial: torch.Tensor
-    sums: torch.Tensor
-    counters: torch.Tensor
 
 
 @triton.jit
@@ -53,54 +41,51 @@ def _along(SIZE: tl.constexpr, BEHIND: tl.constexpr):
 
 
 @triton.jit
+def _load(
+    p_x, o_row, o_d, mask, LANE: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+    WORDS: tl.constexpr, OPERAND: tl.constexpr,
+):  # fmt: skip
+    """LANE numbers of vectors of the cache from `o_d` on, [..., LANE]; WORDS: by int32, unpacked."""
+    if WORDS:
+        p_w, o_w = p_x.to(tl.pointer_type(tl.int32)), o_d // 4 + tl.arange(0, LANE // 4)
+        b_w = load_vectors(p_w, o_row, o_w, HEAD_DIM // 4, BLOCK_D // 4)
+        return unpack(b_w, mask, OPERAND)
+    else:
+        return load_vectors(p_x, o_row, o_d + tl.arange(0, LANE), HEAD_DIM, BLOCK_D)
+
+
+@triton.jit
 def _load_scales(p_scale, o_row, BLOCK_G: tl.constexpr):
-    """Scales of keys [R, WARPS, 1, 4, 2] for all heads, laid out as scores [WARPS, BLOCK_G, KEYS].
+    """Scales of keys [W, 8, 1, R] for all heads, laid out as scores [W, KEYS, BLOCK_G].
 
     Lanes of different heads load the same: that is less than to hand the scales on.
     """
-    R: tl.constexpr = o_row.shape[0]
-    W: tl.constexpr = o_row.shape[1]
-    LANES: tl.constexpr = 8 if BLOCK_G > 8 else BLOCK_G
-    b_scale = tl.load(p_scale + tl.broadcast_to(o_row, (R, W, LANES, 4, 2)))
-    b_scale = tl.reshape(tl.permute(b_scale, (1, 2, 0, 3, 4)), (W, 1, LANES, R * 8))
-    b_scale = tl.broadcast_to(b_scale, (W, BLOCK_G // LANES, LANES, R * 8))
-    return tl.reshape(b_scale, (W, BLOCK_G, R * 8))
+    W: tl.constexpr = o_row.shape[0]
+    R: tl.constexpr = o_row.shape[3]
+    LANES: tl.constexpr = min(BLOCK_G, 4)
+    PAIR: tl.constexpr = 2 if BLOCK_G > 4 else 1
+    b_scale = tl.load(p_scale + tl.broadcast_to(o_row, (W, 8, LANES, R)))
+    b_scale = tl.reshape(tl.permute(b_scale, (0, 3, 1, 2)), (W, R * 8, 1, LANES, 1))
+    b_scale = tl.broadcast_to(b_scale, (W, R * 8, BLOCK_G // (LANES * PAIR), LANES, PAIR))
+    return tl.reshape(b_scale, (W, R * 8, BLOCK_G))
 
 
 @triton.jit
-def _store_out(p_out, b_out, o_d, rows, HEAD_DIM: tl.constexpr):
-    """The first `rows` rows of an output; `o_d`: which number of a head each column is."""
-    o_r = tl.arange(0, b_out.shape[0])
-    m_out = (o_r < rows)[:, None] & (o_d < HEAD_DIM)[None]
-    p_out += o_r[:, None] * HEAD_DIM + o_d[None]
-    tl.store(p_out, b_out.to(p_out.dtype.element_ty), mask=m_out)
+def _dot(b_x, b_y, b_z, TURN: tl.constexpr):
+    """b_z [W, M, N] plus b_x [W, M, K] times b_y [W, K, N]; TURN: as the transposed product."""
+    if TURN:
+        b_x, b_y = tl.permute(b_y, (0, 2, 1)), tl.permute(b_x, (0, 2, 1))
+        b_z = tl.dot(b_x, b_y, tl.permute(b_z, (0, 2, 1)), input_precision="ieee")
+        return tl.permute(b_z, (0, 2, 1))
+    else:
+        return tl.dot(b_x, b_y, b_z, input_precision="ieee")
 
 
 @triton.jit
-def _add_up(
-    p_partial, p_sums, used, rows,
-    SPLITS: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip
-    """The output [BLOCK_G, BLOCK_D] of all splits that are used, CHUNK of them at a time."""
-    o_r, o_d = tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_D)
-    b_max = tl.full((BLOCK_G,), LOWEST, tl.float32)
-    b_sum = tl.zeros((BLOCK_G,), tl.float32)
-    b_out = tl.zeros((BLOCK_G, BLOCK_D), tl.float32)
-    for first in tl.static_range(0, SPLITS, CHUNK):
-        o_i = first + tl.arange(0, CHUNK)
-        m_part = (o_i < used)[:, None] & (o_r < rows)[None]
-        o_part = o_i[:, None] * BLOCK_G + o_r[None]
-        # past the first-level cache, which may hold what an earlier launch wrote
-        b_top = tl.load(p_sums + o_part * 2, mask=m_part, other=LOWEST, cache_modifier=".cg")
-        b_part = tl.load(p_sums + o_part * 2 + 1, mask=m_part, other=1.0, cache_modifier=".cg")
-        p_out = p_partial + o_part[:, :, None] * BLOCK_D + o_d
-        b_x = tl.load(p_out, mask=m_part[:, :, None], other=0.0, cache_modifier=".cg")
-        b_new = tl.maximum(b_max, tl.max(b_top, axis=0))
-        b_shrink, b_weight = tl.exp2(b_max - b_new), tl.exp2(b_top - b_new[None])
-        b_sum = b_sum * b_shrink + tl.sum(b_part * b_weight, axis=0)
-        b_out = b_out * b_shrink[:, None] + tl.sum(b_x * b_weight[:, :, None], axis=0)
-        b_max = b_new
-    return b_out / b_sum[:, None]
+def _multiply(b_x, b_y):
+    """b_x [W, M, K] times b_y [W, K, N] in plain arithmetic."""
+    b_x, b_y = tl.permute(b_x, (0, 2, 1)), tl.permute(b_y, (0, 2, 1))
+    return tl.permute(tl.sum(b_y[:, :, :, None] * b_x[:, None], axis=2), (0, 2, 1))
 
 
 @triton.jit
@@ -109,15 +94,16 @@ def _decode_kernel(
     q_stride, width, scale, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
     PAGE: tl.constexpr, SPLITS: tl.constexpr, BLOCK_G: tl.constexpr, PARTIAL_G: tl.constexpr,
     BLOCK_D: tl.constexpr, W: tl.constexpr, KEYS: tl.constexpr, K_LANE: tl.constexpr,
-    V_LANE: tl.constexpr, RUN: tl.constexpr, DOT: tl.constexpr, OPERAND: tl.constexpr,
-    CHUNK: tl.constexpr, PDL: tl.constexpr,
+    V_LANE: tl.constexpr, RUN: tl.constexpr, WORDS: tl.constexpr, DOT: tl.constexpr,
+    TURN: tl.constexpr, OPERAND: tl.constexpr, CHUNK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One share of one sequence's tokens, for up to BLOCK_G heads of a group.
 
-    DOT: by tensor cores, whose operands are of type OPERAND. Lane 4n + j holds terms RUN · j and up
-    of column n of the second operand, RUN of them in a row. So a warp loads 8 keys by 4 lanes each,
-    K_LANE numbers a lane; and values of 8 tokens by 4 lanes for pairs of them times 8 lanes for
-    the numbers, V_LANE a lane.
+    DOT: by tensor cores, whose operands are of type OPERAND: keys times queries are scores, keys by
+    heads, and values times these are outputs. Lane 4n + j holds terms RUN · j and up of row n, RUN
+    of them in a row. So a warp loads 8 keys by 4 lanes each, K_LANE numbers a lane; and values of
+    8 tokens by 4 lanes for pairs of them times 8 lanes for the numbers, V_LANE a lane. Where heads
+    are the columns, there need be only 8 of them, and registers for as many.
     """
     R: tl.constexpr = KEYS // 8
     TILE: tl.constexpr = W * KEYS
@@ -129,10 +115,15 @@ def _decode_kernel(
         tl.extra.cuda.gdc_launch_dependents()
     i_s, i_hb, i_split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     i_h, i_b = i_hb // BLOCKS, i_hb % BLOCKS
+    p_out += (i_s * KV_HEADS + i_h) * GROUP * HEAD_DIM + i_b * BLOCK_G * HEAD_DIM
+    rows = tl.minimum(GROUP - i_b * BLOCK_G, BLOCK_G)
     length = tl.load(p_lengths + i_s)
     share = tl.cdiv(tl.cdiv(length, TILE), SPLITS) * TILE
     begin = i_split * share
     if begin >= length:
+        if i_split == 0:  # nothing is cached, as where a batch is padded
+            b_none = tl.zeros((BLOCK_G, BLOCK_D), tl.float32)
+            store_out(p_out, b_none, tl.arange(0, BLOCK_D), rows, HEAD_DIM)
         return
     end = tl.minimum(begin + share, length)
     p_table += i_s * width
@@ -142,25 +133,30 @@ def _decode_kernel(
     o_qd = (o_n // (4 * K_LANE) * 4 + o_n // RUN % 4) * K_LANE
     o_qd += o_n // (4 * RUN) % (K_LANE // RUN) * RUN + o_n % RUN
     o_od = (o_n // (8 * V_LANE) * 8 + o_n % 8) * V_LANE + o_n // 8 % V_LANE
+    if WORDS:
+        o_qd, o_od = swap(o_qd), swap(o_od)
     o_g = i_b * BLOCK_G + tl.arange(0, BLOCK_G)
-    m_q = (o_g < GROUP)[:, None] & (o_qd < HEAD_DIM)[None]
+    m_q = (o_g < GROUP)[None] & (o_qd < HEAD_DIM)[:, None]
     p_q += i_s * q_stride + i_h * GROUP * HEAD_DIM
-    b_q = tl.load(p_q + o_g[:, None] * HEAD_DIM + o_qd[None], mask=m_q, other=0.0)
-    b_q = tl.broadcast_to(b_q[None], (W, BLOCK_G, BLOCK_D)).to(OPERAND)
+    b_q = tl.load(p_q + o_g[None] * HEAD_DIM + o_qd[:, None], mask=m_q, other=0.0)
+    b_q = tl.broadcast_to(b_q[None], (W, BLOCK_D, BLOCK_G)).to(OPERAND)
 
+    # A warp's keys are numbered as rows of a tile of scores: r · 8 + n is its token n · R + r.
     # token and number of keys [turn, r, warp, 8, lane, K_LANE]
-    o_kt = (_along(R, 4) * W + _along(W, 3)) * 8 + _along(8, 2)
-    o_kd = (_along(K_TURNS, 5) * 4 + _along(4, 1)) * K_LANE + _along(K_LANE, 0)
+    o_kt = _along(W, 3) * KEYS + _along(8, 2) * R + _along(R, 4)
+    o_kd = (_along(K_TURNS, 5) * 4 + _along(4, 1)) * K_LANE
     # of values [turn, r, 2, warp, lane, 4, V_LANE]
-    o_vt = (_along(R, 5) * W + _along(W, 3)) * 8 + _along(4, 1) * 2 + _along(2, 4)
-    o_vd = (_along(V_TURNS, 6) * 8 + _along(8, 2)) * V_LANE + _along(V_LANE, 0)
-    # token of scales [r, warp, 1, 4, 2] and of scores [warp, key]
-    o_st = (_along(R, 4) * W + _along(W, 3)) * 8 + _along(4, 1) * 2 + _along(2, 0)
-    o_t = tl.reshape((_along(R, 1) * W + _along(W, 2)) * 8 + _along(8, 0), (W, KEYS))
+    o_vt = _along(R, 5) * 8 + _along(4, 1) * 2 + _along(2, 4)
+    o_vt = _along(W, 3) * KEYS + o_vt % 8 * R + o_vt // 8
+    o_vd = (_along(V_TURNS, 6) * 8 + _along(8, 2)) * V_LANE
+    # token of scales [warp, 8, 1, r] and of scores [warp, key]
+    o_st = _along(W, 3) * KEYS + _along(8, 2) * R + _along(R, 0)
+    o_t = tl.reshape(_along(W, 2) * KEYS + _along(8, 0) * R + _along(R, 1), (W, KEYS))
 
     b_max = tl.full((W, BLOCK_G), LOWEST, tl.float32)
     b_sum = tl.zeros((W, BLOCK_G), tl.float32)
-    b_out = tl.zeros((W, BLOCK_G, BLOCK_D), tl.float32)
+    b_out = tl.zeros((W, BLOCK_D, BLOCK_G), tl.float32)
+    mask = find_mask(length, OPERAND)
     row = find_row(p_table, begin, length, i_h, KV_HEADS, PAGE)
     for start in range(begin, end, TILE):
         if PAGE % TILE == 0:
@@ -170,22 +166,26 @@ def _decode_kernel(
             o_k = find_row(p_table, start + o_kt, length, i_h, KV_HEADS, PAGE)
             o_v = find_row(p_table, start + o_vt, length, i_h, KV_HEADS, PAGE)
             o_s = find_row(p_table, start + o_st, length, i_h, KV_HEADS, PAGE)
-        b_k = load_vectors(p_k, o_k, o_kd, HEAD_DIM, BLOCK_D)
-        b_v = load_vectors(p_v, o_v, o_vd, HEAD_DIM, BLOCK_D)
+        b_k = _load(p_k, o_k, o_kd, mask, K_LANE, HEAD_DIM, BLOCK_D, WORDS, OPERAND)
+        if BLOCK_D <= 128:  # early, where registers hold both
+            b_v = _load(p_v, o_v, o_vd, mask, V_LANE, HEAD_DIM, BLOCK_D, WORDS, OPERAND)
         b_k = tl.reshape(b_k, (K_TURNS, R, W, 8, 4, K_LANE // RUN, RUN)).to(OPERAND)
-        b_k = tl.reshape(tl.permute(b_k, (2, 0, 5, 4, 6, 1, 3)), (W, BLOCK_D, KEYS))
+        b_k = tl.reshape(tl.permute(b_k, (2, 1, 3, 0, 5, 4, 6)), (W, KEYS, BLOCK_D))
         if DOT:
-            b_s = tl.dot(b_q, b_k, input_precision="ieee")
+            b_s = _dot(b_k, b_q, tl.zeros((W, KEYS, BLOCK_G), tl.float32), TURN)
         else:
-            b_s = tl.sum(b_q[:, :, :, None] * b_k[:, None], axis=2)
+            b_s = _multiply(b_k, b_q)
         if p_k_scale is not None:
             b_s *= _load_scales(p_k_scale, o_s, BLOCK_G)
-        b_s = tl.where((start + o_t < length)[:, None], b_s, float("-inf"))
-        b_new = tl.maximum(b_max, tl.max(b_s, axis=2) * scale)
+        b_s = tl.where((start + o_t < length)[:, :, None], b_s, float("-inf"))
+        b_new = tl.maximum(b_max, tl.max(b_s, axis=1) * scale)
         b_shrink = tl.exp2(b_max - b_new)
-        b_p = tl.exp2(b_s * scale - b_new[:, :, None])
-        b_sum = b_sum * b_shrink + tl.sum(b_p, axis=2)
+        b_p = tl.exp2(b_s * scale - b_new[:, None])
+        b_sum = b_sum * b_shrink + tl.sum(b_p, axis=1)
         b_max = b_new
+        if BLOCK_D > 128:
+            b_v = _load(p_v, o_v, o_vd, mask, V_LANE, HEAD_DIM, BLOCK_D, WORDS, OPERAND)
+        b_v = tl.reshape(b_v, (V_TURNS, R, 2, W, 8, 4, V_LANE))
         if p_v_scale is not None:
             if tl.float16 == OPERAND:  # too narrow for a probability times a small scale
                 p_scale = p_v_scale + tl.broadcast_to(o_v[None], (1, R, 2, W, 8, 4, 1))
@@ -193,99 +193,32 @@ def _decode_kernel(
             else:
                 b_p *= _load_scales(p_v_scale, o_s, BLOCK_G)
         if RUN == 4:  # a lane's four keys in a row are two pairs of its scores
-            b_p = tl.permute(tl.reshape(b_p, (W, BLOCK_G, R, 4, 2)), (0, 1, 3, 2, 4))
-            b_p = tl.reshape(b_p, (W, BLOCK_G, KEYS))
-            b_v = tl.permute(b_v.to(OPERAND), (3, 5, 1, 2, 0, 6, 4))
+            b_p = tl.permute(tl.reshape(b_p, (W, R, 4, 2, BLOCK_G)), (0, 2, 1, 3, 4))
+            b_p = tl.reshape(b_p, (W, KEYS, BLOCK_G))
+            b_v = tl.permute(b_v.to(OPERAND), (3, 0, 6, 4, 5, 1, 2))
         else:
-            b_v = tl.permute(b_v.to(OPERAND), (3, 1, 5, 2, 0, 6, 4))
-        b_v = tl.reshape(b_v, (W, KEYS, BLOCK_D))
-        b_out *= b_shrink[:, :, None]
+            b_v = tl.permute(b_v.to(OPERAND), (3, 0, 6, 4, 1, 5, 2))
+        b_v = tl.reshape(b_v, (W, BLOCK_D, KEYS))
+        b_out *= b_shrink[:, None]
         if DOT:
-            b_out = tl.dot(b_p.to(OPERAND), b_v, b_out, input_precision="ieee")
+            b_out = _dot(b_v, b_p.to(OPERAND), b_out, TURN)
         else:
-            b_out += tl.sum(b_p[:, :, :, None] * b_v[:, None], axis=2)
+            b_out += _multiply(b_v, b_p)
 
     b_new = tl.max(b_max, axis=0)
     b_shrink = tl.exp2(b_max - b_new[None])
     b_max, b_sum = b_new, tl.sum(b_sum * b_shrink, axis=0)
-    b_out = tl.sum(b_out * b_shrink[:, :, None], axis=0)
-    p_out += (i_s * KV_HEADS + i_h) * GROUP * HEAD_DIM + i_b * BLOCK_G * HEAD_DIM
-    rows = tl.minimum(GROUP - i_b * BLOCK_G, BLOCK_G)
+    b_out = tl.trans(tl.sum(b_out * b_shrink[:, None], axis=0))
     if SPLITS == 1:
-        _store_out(p_out, b_out / b_sum[:, None], o_od, rows, HEAD_DIM)
+        store_out(p_out, b_out / b_sum[:, None], o_od, rows, HEAD_DIM)
         return
     cell = i_s * KV_HEADS * BLOCKS + i_hb
     p_partial += cell * SPLITS * PARTIAL_G * BLOCK_D
     p_sums += cell * SPLITS * PARTIAL_G * 2
-    o_r = tl.arange(0, BLOCK_G)
-    o_part = i_split * PARTIAL_G + o_r
-    tl.store(p_partial + o_part[:, None] * BLOCK_D + o_n[None], b_out, mask=(o_r < rows)[:, None])
-    tl.store(p_sums + o_part * 2, b_max, mask=o_r < rows)
-    tl.store(p_sums + o_part * 2 + 1, b_sum, mask=o_r < rows)
-    tl.debug_barrier()  # all threads have stored before one of them says so
-    used = tl.cdiv(length, share)
-    if tl.atomic_add(p_counters + cell, 1, sem="acq_rel") == used - 1:
-        b_all = _add_up(p_partial, p_sums, used, rows, SPLITS, PARTIAL_G, BLOCK_D, CHUNK)
-        _store_out(p_out, b_all, o_od, rows, HEAD_DIM)
-        tl.store(p_counters + cell, 0)
-
-
-def plan_decode(
-    sequences: int, heads: int, kv_heads: int, head_dim: int, page: int, dtype: torch.dtype,
-    kv_dtype: torch.dtype, arch: Arch, splits: int, pdl: bool = False,
-) -> Plan:  # fmt: skip
-    """A program for each sequence, block of a key-value head's query heads, and split.
-
-    dtype: of queries and output; kv_dtype: of the cache, the same or int8. float32 is left to plain
-    arithmetic, since tensor cores would round it.
-    """
-    group, wide = heads // kv_heads, dtype == torch.float32
-    block_d = max(16, triton.next_power_of_2(head_dim))
-    most = max(1, min(PLAIN_ROWS, 256 // block_d))
-    block_g = min(most, triton.next_power_of_2(group)) if wide else ROWS
-    partial_g = min(block_g, triton.next_power_of_2(group))
-    parts = PARTS_A_THREAD * WARPS * 32 // (partial_g * block_d)
-    lane = 16 // kv_dtype.itemsize
-    pdl = pdl and arch.pdl and not INTERPRETED
-    constants = {
-        "KV_HEADS": kv_heads, "GROUP": group, "HEAD_DIM": head_dim, "PAGE": page, "SPLITS": splits,
-        "BLOCK_G": block_g, "PARTIAL_G": partial_g, "BLOCK_D": block_d, "W": WARPS,
-        "KEYS": KEYS // 2 if wide else KEYS, "K_LANE": min(lane, block_d // 4),
-        "V_LANE": min(lane, block_d // 8), "RUN": 2 if wide else 4 // kv_dtype.itemsize,
-        "DOT": not wide, "OPERAND": operand(dtype), "CHUNK": max(1, min(splits, parts)), "PDL": pdl,
-    }  # fmt: skip
-    blocks = triton.cdiv(group, block_g)
-    return Plan((sequences, kv_heads * blocks, splits), constants, num_warps=WARPS, pdl=pdl)
-
-
-def splits_for(length: int, sequences: int, kv_heads: int, multiprocessors: int) -> int:
-    """Into how many shares to split sequences of up to `length` tokens: a power of two.
-
-    The fewest that keep the multiprocessors 85 % as busy as the best number would, each share of a
-    tile at least. Source: the heuristic of FlashAttention, `num_splits_heuristic`.
-    """
-    slots, tiles = RESIDENT * multiprocessors, triton.cdiv(max(length, 1), TILE)
-    choices = [1 << i for i in range(MOST_SPLITS.bit_length()) if 1 << i < 2 * tiles]
-
-    def busy(splits: int) -> float:
-        waves = sequences * kv_heads * splits / slots
-        return waves / math.ceil(waves)
-
-    best = max(busy(splits) for splits in choices)
-    return next(splits for splits in choices if busy(splits) >= 0.85 * best)
-
-
-def make_workspace(
-    sequences: int, heads: int, kv_heads: int, head_dim: int, splits: int, device: torch.device
-) -> Workspace:
-    """Room for launches of up to so many sequences and splits."""
-    rows = sequences * kv_heads * triton.next_power_of_2(heads // kv_heads)
-    block_d = max(16, triton.next_power_of_2(head_dim))
-    return Workspace(
-        partial=torch.empty(rows * splits * block_d, dtype=torch.float32, device=device),
-        sums=torch.empty(rows * splits * 2, dtype=torch.float32, device=device),
-        counters=torch.zeros(rows, dtype=torch.int32, device=device),
-    )
+    hand_in(
+        p_partial, p_sums, p_counters + cell, p_out, b_out, b_max, b_sum, o_od, i_split,
+        tl.cdiv(length, share), rows, HEAD_DIM, SPLITS, PARTIAL_G, CHUNK,
+    )  # fmt: skip
 
 
 def decode_attention(
@@ -294,8 +227,9 @@ def decode_attention(
 ) -> torch.Tensor:  # fmt: skip
     """Attention of one query a sequence: q [S, heads, head_dim] → the same shape.
 
-    lengths: int32 [S], cached tokens, at least 1; block_table: int32 [S, P]; see `Backend.attend`.
-    Neither is read on the host, so that a captured launch serves sequences of any length.
+    lengths: int32 [S], cached tokens: where 0, so is the output, whatever the table says;
+    block_table: int32 [S, P]; see `Backend.attend`. Neither is read on the host, so that a captured
+    launch serves sequences of any length.
     """
     (sequences, heads, head_dim), (_, kv_heads, page, _) = q.shape, cache.k.shape
     if q.stride()[1:] != (head_dim, 1):

@@ -49,9 +49,9 @@ def machine_code(launch: Launch, arch: Arch) -> MachineCode:
         with tempfile.TemporaryDirectory() as folder:
             cubin = Path(folder, "kernel.cubin")
             cubin.write_bytes(compiled.asm["cubin"])
-            assembly = _tool(knobs.nvidia.nvdisasm, "-c", str(cubin))
-            usage = _tool(knobs.nvidia.cuobjdump, "--dump-resource-usage", str(cubin))
-        registers, spilled = _nvidia_resources(usage, launch.name)
+            assembly = run_tool(knobs.nvidia.nvdisasm, "-c", str(cubin))
+            usage = run_tool(knobs.nvidia.cuobjdump, "--dump-resource-usage", str(cubin))
+        registers, spilled = nvidia_resources(usage, launch.name)
     return MachineCode(
         kernel=launch.name,
         arch=arch,
@@ -73,7 +73,7 @@ def require_compiler() -> None:
         raise BackendError("kernels can't be compiled in the interpreter: unset TRITON_INTERPRET")
 
 
-def _tool(tool: Any, *arguments: str) -> str:
+def run_tool(tool: Any, *arguments: str) -> str:
     """What one of the tools that Triton brings along prints."""
     done = subprocess.run([tool.path, *arguments], capture_output=True, text=True)
     if done.returncode:
@@ -81,7 +81,7 @@ def _tool(tool: Any, *arguments: str) -> str:
     return done.stdout
 
 
-def _nvidia_resources(usage: str, kernel: str) -> tuple[int, int]:
+def nvidia_resources(usage: str, kernel: str) -> tuple[int, int]:
     """Registers, and bytes of stack and local memory, from cuobjdump's table."""
     found = re.search(
         rf"Function {re.escape(kernel)}:\s+REG:(\d+) STACK:(\d+).* LOCAL:(\d+)", usage

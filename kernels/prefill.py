@@ -7,42 +7,25 @@ new and of cached tokens; which rows a program takes is read from a list made on
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
 from llama2gpu.kernels.arch import Arch
+from llama2gpu.kernels.attention_cache import LOG2E, LOWEST, find_row, load_vectors, operand
 from llama2gpu.kernels.launch import INTERPRETED, Plan, launch
+from llama2gpu.kernels.splits import Tiles, cut_tiles
 from llama2gpu.ops.paged import LayerCache
 
-LOG2E = 1.4426950408889634
-#: Below every score, and finite, so that minus itself it is 0.
-LOWEST = tl.constexpr(-1e30)
-
-
-class Tiles(NamedTuple):
-    """Which rows each program takes: int32 [tiles, 2], a sequence and its first row; rows each."""
-
-    table: torch.Tensor
-    block_m: int
-
 
 @triton.jit
-def find_row(p_table, o_t, length, i_h, KV_HEADS: tl.constexpr, PAGE: tl.constexpr):
-    """Which vectors of the cache tokens `o_t` are, int64; past the end, others of the last page."""
-    o_page = tl.minimum(o_t // PAGE, (length - 1) // PAGE)
-    page = tl.load(p_table + o_page).to(tl.int64)
-    return (page * KV_HEADS + i_h) * PAGE + o_t % PAGE
-
-
-@triton.jit
-def load_vectors(p_x, o_row, o_d, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Numbers `o_d` of vectors of the cache."""
-    if BLOCK_D == HEAD_DIM:
-        return tl.load(p_x + o_row * HEAD_DIM + o_d)
-    return tl.load(p_x + o_row * HEAD_DIM + o_d, mask=o_d < HEAD_DIM, other=0)
+def _convert(b_x, OPERAND: tl.constexpr, ONCE: tl.constexpr):
+    """Numbers of the cache as operands; ONCE: by one warp each, which hands them on."""
+    b_x = b_x.to(OPERAND)
+    if ONCE:  # a sum of one: the compiler puts off what comes before it no further
+        b_x = tl.sum(b_x[None], axis=0).to(OPERAND)
+    return b_x
 
 
 @triton.jit
@@ -50,6 +33,7 @@ def _attend(
     b_q, b_max, b_sum, b_out, p_k, p_v, p_k_scale, p_v_scale, p_table, begin, end, o_t, length, i_h,
     scale, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, OPERAND: tl.constexpr, CAUSAL: tl.constexpr,
+    ONCE: tl.constexpr,
 ):  # fmt: skip
     """Goes on over keys `begin` to `end`; CAUSAL: rows at `o_t` [BLOCK_M] don't see all of them."""
     o_n, o_d = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
@@ -59,7 +43,8 @@ def _attend(
         else:
             o_row = find_row(p_table, start + o_n, length, i_h, KV_HEADS, PAGE)
         b_k = load_vectors(p_k, o_row[:, None], o_d[None], HEAD_DIM, BLOCK_D)
-        b_s = tl.dot(b_q, tl.trans(b_k.to(OPERAND)), input_precision="ieee")
+        b_k = _convert(b_k, OPERAND, ONCE)
+        b_s = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")
         if p_k_scale is not None:
             b_s *= tl.load(p_k_scale + o_row)[None]
         if CAUSAL:
@@ -77,7 +62,8 @@ def _attend(
             else:
                 b_p *= b_v_scale[None]
         b_out *= b_shrink[:, None]
-        b_out = tl.dot(b_p.to(OPERAND), b_v.to(OPERAND), b_out, input_precision="ieee")
+        b_v = _convert(b_v, OPERAND, ONCE)
+        b_out = tl.dot(b_p.to(OPERAND), b_v, b_out, input_precision="ieee")
     return b_max, b_sum, b_out
 
 
@@ -86,7 +72,7 @@ def _prefill_kernel(
     p_q, p_k, p_v, p_k_scale, p_v_scale, p_tiles, p_starts, p_lengths, p_table, p_out,
     q_stride, width, scale, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
     PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    OPERAND: tl.constexpr, PDL: tl.constexpr,
+    OPERAND: tl.constexpr, ONCE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One tile of rows: first the keys that all of them see, then those on the diagonal."""
     if PDL:
@@ -113,21 +99,14 @@ def _prefill_kernel(
     seen = tl.minimum(length - new + (first + BLOCK_M - 1) // GROUP + 1, length)
     b_max, b_sum, b_out = _attend(
         b_q, b_max, b_sum, b_out, p_k, p_v, p_k_scale, p_v_scale, p_table, 0, seen_by_all, o_t,
-        length, i_h, scale, KV_HEADS, HEAD_DIM, PAGE, BLOCK_N, BLOCK_D, OPERAND, False,
+        length, i_h, scale, KV_HEADS, HEAD_DIM, PAGE, BLOCK_N, BLOCK_D, OPERAND, False, ONCE,
     )  # fmt: skip
     b_max, b_sum, b_out = _attend(
         b_q, b_max, b_sum, b_out, p_k, p_v, p_k_scale, p_v_scale, p_table, seen_by_all, seen, o_t,
-        length, i_h, scale, KV_HEADS, HEAD_DIM, PAGE, BLOCK_N, BLOCK_D, OPERAND, True,
+        length, i_h, scale, KV_HEADS, HEAD_DIM, PAGE, BLOCK_N, BLOCK_D, OPERAND, True, ONCE,
     )  # fmt: skip
     p_out += ((o_q * KV_HEADS * GROUP + o_head) * HEAD_DIM)[:, None] + o_d[None]
     tl.store(p_out, (b_out / b_sum[:, None]).to(p_out.dtype.element_ty), mask=m_q)
-
-
-def operand(dtype: torch.dtype) -> Any:
-    """The type of the operands of `tl.dot`; the interpreter is wrong in bfloat16."""
-    if dtype == torch.bfloat16:
-        return tl.float32 if INTERPRETED else tl.bfloat16
-    return {torch.float16: tl.float16, torch.float32: tl.float32}[dtype]
 
 
 def make_tiles(
@@ -141,26 +120,20 @@ def make_tiles(
     """
     group = heads // kv_heads
     most = max(new_counts, default=0) * group
-    block_m = min(
-        triton.next_power_of_2(max(16, most)), _most_rows(head_dim, dtype, arch, quantized)
-    )
-    found = [
-        (cached - new + first // group, s, first)
-        for s, (new, cached) in enumerate(zip(new_counts, cached_counts, strict=True))
-        for first in range(0, new * group, block_m)
-    ]
-    rows = [entry[1:] for entry in sorted(found, reverse=True)]
-    table = torch.tensor(rows, dtype=torch.int32).reshape(-1, 2)
-    return Tiles(table.to(device), block_m)
+    rows = _most_rows(head_dim, dtype, arch, quantized)
+    block_m = min(triton.next_power_of_2(max(16, most)), rows)
+    return cut_tiles(new_counts, cached_counts, group, block_m, device)
 
 
 def _most_rows(head_dim: int, dtype: torch.dtype, arch: Arch, quantized: bool) -> int:
-    """Rows of a tile: what registers hold. Without `_reads_shared` each warp unpacks all codes."""
+    """Rows of a tile: what registers hold."""
     if dtype == torch.float32:
-        return 16
+        return 8 if _is_narrow(arch) and head_dim > 64 else 16
+    if _is_narrow(arch):
+        return 32 if not quantized and (head_dim <= 64 or head_dim == 128) else 16
     if not arch.is_cuda:
-        return 64 if arch.target.warp_size == 64 else 16 if quantized else 32
-    return 64 if head_dim > 128 or (quantized and not _reads_shared(arch)) else 128
+        return 64
+    return 128 if head_dim <= 128 else 64 if _reads_shared(arch) else 32
 
 
 def _reads_shared(arch: Arch) -> bool:
@@ -168,25 +141,41 @@ def _reads_shared(arch: Arch) -> bool:
     return arch.name in ("sm_90", "sm_100")
 
 
+def _is_narrow(arch: Arch) -> bool:
+    """Whether it is RDNA: warps of 32 lanes, whose tensor cores take their operands twice."""
+    return not arch.is_cuda and arch.target.warp_size == 32
+
+
 def plan_prefill(
     tiles: int, block_m: int, heads: int, kv_heads: int, head_dim: int, page: int,
     dtype: torch.dtype, arch: Arch, quantized: bool = False, pdl: bool = False,
 ) -> Plan:  # fmt: skip
     """A program for each tile and key-value head. dtype: of queries and output."""
-    wide, in_registers = dtype == torch.float32, arch.is_cuda and not _reads_shared(arch)
-    unpacks = quantized and in_registers
-    if wide or (arch.target.warp_size == 32 and not arch.is_cuda):
-        block_n = 16
-    else:
-        block_n = 32 if unpacks or head_dim > (64 if in_registers else 128) else 64
+    wide, once = dtype == torch.float32, quantized and not _reads_shared(arch)
     pdl = pdl and arch.pdl and not INTERPRETED
     constants = {
         "KV_HEADS": kv_heads, "GROUP": heads // kv_heads, "HEAD_DIM": head_dim, "PAGE": page,
-        "BLOCK_M": block_m, "BLOCK_N": block_n, "OPERAND": operand(dtype), "PDL": pdl,
-        "BLOCK_D": max(16, triton.next_power_of_2(head_dim)),
+        "BLOCK_M": block_m, "BLOCK_N": _keys_of_step(head_dim, dtype, arch, quantized),
+        "BLOCK_D": max(16, triton.next_power_of_2(head_dim)), "OPERAND": operand(dtype),
+        "ONCE": once and not wide, "PDL": pdl,
     }  # fmt: skip
-    stages = 1 if wide or not arch.is_cuda or unpacks else 2
-    return Plan((tiles, kv_heads), constants, 8 if block_m == 128 else 4, stages, pdl)
+    stages = 1 if wide or not arch.is_cuda or once else 2
+    if quantized and dtype == torch.float16 and head_dim > 128:
+        stages = 1  # values in float32 take the registers
+    shares = _is_narrow(arch) and head_dim > 64 and (wide or quantized)
+    return Plan((tiles, kv_heads), constants, 8 if shares or block_m == 128 else 4, stages, pdl)
+
+
+def _keys_of_step(head_dim: int, dtype: torch.dtype, arch: Arch, quantized: bool) -> int:
+    """Keys that a tile goes on by: what registers and shared memory hold."""
+    if dtype == torch.float32 or _is_narrow(arch):
+        return 32 if dtype != torch.float32 and quantized and head_dim > 64 else 16
+    if not arch.is_cuda or _reads_shared(arch):
+        short = arch.name == "sm_100" and head_dim <= 64 and not quantized
+        return 128 if short else 64 if head_dim <= 128 else 32
+    if arch.name == "sm_120" and quantized and 64 < head_dim <= 128:
+        return 16
+    return 64 if head_dim <= 64 else 32
 
 
 def prefill_attention(

@@ -60,7 +60,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     kernels = PACKAGE / "kernels"
     expected = [*SOURCES, PACKAGE / "py.typed", kernels / "README.md"]
-    expected += [path for end in ("c", "cu", "h") for path in kernels.glob(f"*.{end}")]
+    expected += [path for end in ("c", "cu", "cuh", "h") for path in kernels.glob(f"*.{end}")]
     expected += PACKAGE.glob("models/*/*")
     names = {Path(name) for name in wheel.namelist()}
     found = {name for name in names if not name.parts[0].endswith(".dist-info")}

@@ -53,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         (
             "measure.binary",
             "measure.candidates",
+            "measure.cuda_binary",
             "measure.cuda_bench",
             "measure.kernels",
             "measure.tune",

@@ -14,6 +14,7 @@ ENTRY_POINTS = "llama2gpu.backends"
 BUILT_IN = {
     "torch": "llama2gpu.backends.torch:TorchBackend",
     "triton": "llama2gpu.backends.triton:TritonBackend",
+    "cupy": "llama2gpu.backends.cupy:CupyBackend",
     "numpy": "llama2gpu.backends.numpy:NumpyBackend",
 }
 

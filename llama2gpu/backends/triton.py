@@ -6,7 +6,8 @@ matrix to its matrix product, a whole prompt on a GPU to its fused attention.
 
 import os
 from dataclasses import replace
-from typing import Any, ClassVar
+from importlib.metadata import version
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,36 +18,31 @@ from llama2gpu.backends.base import (
     Batch,
     Drawn,
     LayerCache,
-    Looping,
     Norm,
     Prepared,
     Probe,
     Rope,
     Route,
 )
-from llama2gpu.backends.graphs import CudaCapture
-from llama2gpu.backends.packed import PackedBackend, PackedMatrix
+from llama2gpu.backends.kernel_backend import KernelBackend, PackedMatrix
 from llama2gpu.backends.torch import device_name
-from llama2gpu.backends.torch_attention import sequence
 from llama2gpu.kernels import advance, embed, gate_up, head, linear, prefill, qkv, sample, swiglu
 from llama2gpu.kernels import norm as norms
 from llama2gpu.kernels import rope as turning
 from llama2gpu.kernels.arch import Arch, arch_of
 from llama2gpu.kernels.attention import decode_attention
-from llama2gpu.kernels.attention_parts import Workspace, make_workspace
-from llama2gpu.kernels.attention_plan import splits_for
 from llama2gpu.kernels.dequantize import dequantize
 from llama2gpu.kernels.launch import INTERPRETED
 from llama2gpu.kernels.packed import Packed
+from llama2gpu.kernels.splits import Tiles, Workspace, splits_for
 from llama2gpu.kernels.tiling import FEW, UNTUNED, Tiling, tiling_for
 from llama2gpu.kernels.tuned import Tuned, load_tuned
 from llama2gpu.ops.sample import SampleParams
 from llama2gpu.quant import Dense, Weight
 
-#: Environment variables that switch off, where set: graphs, launches before their predecessor has
-#: ended, and denormal numbers in products with packed weights.
-NO_GRAPH, NO_PDL = "LLAMA2GPU_NO_GRAPH", "LLAMA2GPU_NO_PDL"
-NO_DENORMALS = "LLAMA2GPU_NO_DENORMALS"
+#: Environment variables that switch off, where set: launches before their predecessor has ended,
+#: and denormal numbers in products with packed weights.
+NO_PDL, NO_DENORMALS = "LLAMA2GPU_NO_PDL", "LLAMA2GPU_NO_DENORMALS"
 #: Switches off, where set, what `llama2gpu kernels tune` found for the device.
 NO_TUNED = "LLAMA2GPU_NO_TUNED"
 
@@ -54,7 +50,7 @@ NO_TUNED = "LLAMA2GPU_NO_TUNED"
 MULTIPROCESSORS = 108
 
 
-class TritonBackend(PackedBackend):
+class TritonBackend(KernelBackend):
     """Triton's kernels on a GPU.
 
     arch: the one to plan for, that of the device where not given. denormals: whether packed weights
@@ -71,19 +67,15 @@ class TritonBackend(PackedBackend):
         denormals: bool | None = None,
         tuned: Tuned | None = None,
     ) -> None:
-        super().__init__(device)
+        super().__init__(device, MULTIPROCESSORS)
         self.denormals = not os.environ.get(NO_DENORMALS) if denormals is None else denormals
         self.arch = arch or arch_of(device)
         if os.environ.get(NO_PDL):
             self.arch = replace(self.arch, early=False)
-        self.multiprocessors = MULTIPROCESSORS
-        if device.type == "cuda":
-            self.multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
-            if tuned is None and arch is None and not os.environ.get(NO_TUNED):
-                tuned = load_tuned(torch.cuda.get_device_name(device), self.arch)
+        unasked = device.type == "cuda" and tuned is None and arch is None
+        if unasked and not os.environ.get(NO_TUNED):
+            tuned = load_tuned(torch.cuda.get_device_name(device), self.arch)
         self.tuned = tuned or Tuned()
-        self._workspaces: dict[tuple[int, ...], Workspace] = {}
-        self._tiles: tuple[Batch, torch.dtype, prefill.Tiles] | None = None
 
     @classmethod
     def probe(cls, device: torch.device) -> Probe:
@@ -98,15 +90,13 @@ class TritonBackend(PackedBackend):
             return Probe(False, f"Triton has no {device.type} device: use --backend torch")
         if INTERPRETED and device.type != "cpu":
             return Probe(False, "TRITON_INTERPRET is set: unset it, or add --device cpu")
-        try:
-            x = torch.ones(2, 8, device=device)
-            found = cls(device).rms_norm(x, Norm(torch.full((8,), 3.0, device=device), 0.0))
-            ok = bool((found == 3.0).all())
-        except Exception as error:  # of many kinds: the compiler's and the driver's
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
-            return Probe(False, f"a kernel does not run on {device_name(device)}: {reason}")
         place = "in its interpreter, slowly" if INTERPRETED else f"on {device_name(device)}"
-        return Probe(ok, f"Triton {_version()} {place}")
+        return cls.try_kernel(device, f"Triton {version('triton')} {place}")
+
+    @classmethod
+    def on(cls, device: torch.device) -> "TritonBackend":
+        """See `KernelBackend.on`."""
+        return cls(device)
 
     def routes(self) -> dict[str, Route]:
         """See `Backend.routes`."""
@@ -141,14 +131,6 @@ class TritonBackend(PackedBackend):
         """See `Backend.activation_dtype`; the interpreter's bfloat16 is wrong, so it has none."""
         return torch.float32 if INTERPRETED and dtype == torch.bfloat16 else dtype
 
-    def looping(self) -> Looping:
-        """See `Backend.looping`: CUDA graphs, where all ops are its own."""
-        if self.borrowed:
-            return super().looping()
-        if self.device.type != "cuda":
-            return Looping(buckets=True)
-        return Looping(1, True, None if os.environ.get(NO_GRAPH) else CudaCapture())
-
     def advance(
         self, drawn: Tensor, tokens: Tensor, batch: Batch, params: SampleParams, page: int
     ) -> None:
@@ -180,28 +162,41 @@ class TritonBackend(PackedBackend):
         """See `Backend.write_kv`."""
         turning.write_kv(k, v, batch.slots, cache, pdl=self.arch.pdl)
 
-    def attend(self, q: Tensor, batch: Batch, cache: LayerCache) -> Tensor:
-        """See `Backend.attend`."""
-        if not len(q):
-            return q
-        if all(new == 1 for new in batch.new_counts):
-            return self._decode(q, batch, cache)
-        whole = batch.new_counts == batch.cached_counts and len(batch.new_counts) == 1
-        if whole and q.device.type == "cuda" and cache.k_scale is None:
-            return sequence(q, batch.cached_counts[0], batch.block_table[0].long(), cache)
-        tiles = self._tiles_of(q, batch, cache)
+    def splits(self, reach: int, sequences: int, kv_heads: int) -> int:
+        """See `KernelBackend.splits`."""
+        return splits_for(reach, sequences, kv_heads, self.multiprocessors)
+
+    def attend_one(
+        self, q: Tensor, batch: Batch, cache: LayerCache, splits: int, workspace: Workspace
+    ) -> Tensor:
+        """See `KernelBackend.attend_one`."""
+        return decode_attention(
+            q, cache, batch.lengths, batch.block_table, splits=splits, workspace=workspace,
+            arch=self.arch, pdl=self.arch.pdl,
+        )  # fmt: skip
+
+    def cut(self, q: Tensor, batch: Batch, cache: LayerCache) -> Tiles:
+        """See `KernelBackend.cut`."""
+        _, heads, head_dim = q.shape
+        return prefill.make_tiles(
+            batch.new_counts, batch.cached_counts, heads, cache.k.shape[1], head_dim, q.dtype,
+            self.arch, q.device, quantized=cache.k_scale is not None,
+        )  # fmt: skip
+
+    def attend_many(self, q: Tensor, batch: Batch, cache: LayerCache, tiles: Tiles) -> Tensor:
+        """See `KernelBackend.attend_many`."""
         place = (batch.starts, batch.lengths, batch.block_table)
         return prefill.prefill_attention(q, cache, *place, tiles, arch=self.arch, pdl=self.arch.pdl)
 
     def few(self, x: Tensor, matrix: Packed) -> bool:
-        """See `PackedBackend.few`."""
+        """See `KernelBackend.few`."""
         return len(x) <= FEW
 
     def few_linear(
         self, x: Tensor, matrix: Packed, norm: Norm | None, residual: Tensor | None,
         kind: torch.dtype,
     ) -> Tensor:  # fmt: skip
-        """See `PackedBackend.few_linear`."""
+        """See `KernelBackend.few_linear`."""
         weights, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
         tiling = self._tiling(x, matrix)
         return linear.linear(
@@ -209,14 +204,14 @@ class TritonBackend(PackedBackend):
         )
 
     def few_gate_up(self, x: Tensor, matrix: Packed, norm: Norm) -> Tensor:
-        """See `PackedBackend.few_gate_up`."""
+        """See `KernelBackend.few_gate_up`."""
         tiling = self._tiling(x, matrix)
         return gate_up.gate_up(x, matrix, tiling, norm=norm.weight, eps=norm.eps)
 
     def few_qkv(
         self, x: Tensor, matrix: Packed, norm: Norm, rope: Rope, batch: Batch, cache: LayerCache
     ) -> Tensor:
-        """See `PackedBackend.few_qkv`."""
+        """See `KernelBackend.few_qkv`."""
         return qkv.qkv(
             x, matrix, self._tiling(x, matrix), norm=norm.weight, eps=norm.eps,
             rope=(rope.cos, rope.sin), positions=batch.positions, slots=batch.slots,
@@ -224,12 +219,12 @@ class TritonBackend(PackedBackend):
         )  # fmt: skip
 
     def rope_write(self, y: Tensor, rope: Rope, batch: Batch, cache: LayerCache) -> Tensor:
-        """See `PackedBackend.rope_write`."""
+        """See `KernelBackend.rope_write`."""
         places = (batch.positions, batch.slots)
         return turning.rope_write(y, rope.cos, rope.sin, *places, cache, pdl=self.arch.pdl)
 
     def unpacked(self, matrix: Packed, dtype: torch.dtype) -> Tensor:
-        """See `PackedBackend.unpacked`."""
+        """See `KernelBackend.unpacked`."""
         return dequantize(matrix, dtype, pdl=self.arch.pdl)
 
     def sample(self, logits: Tensor, params: SampleParams) -> tuple[Tensor, Tensor]:
@@ -254,34 +249,3 @@ class TritonBackend(PackedBackend):
         # tuned with activations of 16 bits: wider ones need more shared memory
         tuned = self.tuned.tiles if x.itemsize == 2 else UNTUNED
         return tiling_for(self.arch, matrix, len(x), self.denormals, tuned)
-
-    def _decode(self, q: Tensor, batch: Batch, cache: LayerCache) -> Tensor:
-        sequences, heads, head_dim = q.shape
-        kv_heads = cache.k.shape[1]
-        reach = max(batch.cached_counts, default=1)
-        splits = splits_for(reach, sequences, kv_heads, self.multiprocessors)
-        key = (sequences, heads, kv_heads, head_dim, splits)
-        if key not in self._workspaces:
-            self._workspaces[key] = make_workspace(*key, q.device)
-        return decode_attention(
-            q, cache, batch.lengths, batch.block_table, splits=splits,
-            workspace=self._workspaces[key], arch=self.arch, pdl=self.arch.pdl,
-        )  # fmt: skip
-
-    def _tiles_of(self, q: Tensor, batch: Batch, cache: LayerCache) -> prefill.Tiles:
-        """Made once a batch, for all layers."""
-        last = self._tiles
-        if last is None or last[0] is not batch or last[1] != q.dtype:
-            _, heads, head_dim = q.shape
-            tiles = prefill.make_tiles(
-                batch.new_counts, batch.cached_counts, heads, cache.k.shape[1], head_dim, q.dtype,
-                self.arch, q.device, quantized=cache.k_scale is not None,
-            )  # fmt: skip
-            last = self._tiles = (batch, q.dtype, tiles)
-        return last[2]
-
-
-def _version() -> Any:
-    from importlib.metadata import version
-
-    return version("triton")

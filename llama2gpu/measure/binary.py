@@ -117,8 +117,8 @@ def _body(listing: Listing, code: "MachineCode", streams: Mapping[str, Stream]) 
     """The hot loop; or all of a kernel that streams in no loop, or whose loop was unrolled."""
     form = parse_llir(code.llir)
     loads = find_loads(code.llir, form, code.parameters)
-    source = _hot(form, {load.at: load.bits for load in _streamed(loads, streams)})
-    loop = _hot(listing, {i: load_bits(x.opcode) for i, x in enumerate(listing.instructions)})
+    source = hot_loop(form, {load.at: load.bits for load in _streamed(loads, streams)})
+    loop = hot_loop(listing, {i: load_bits(x.opcode) for i, x in enumerate(listing.instructions)})
     inside = tuple(load for load in loads if source is not None and load.at in source)
     if inside and loop is not None:
         instructions = tuple(listing.instructions[i] for i in sorted(loop))
@@ -137,7 +137,7 @@ def _streamed(loads: Sequence[Load], streams: Mapping[str, Stream]) -> list[Load
     return [load for load in loads if load.arguments & large]
 
 
-def _hot(listing: Listing, bits: Mapping[int, int]) -> frozenset[int] | None:
+def hot_loop(listing: Listing, bits: Mapping[int, int]) -> frozenset[int] | None:
     """The loop that loads the most by itself, not in a loop within it; None if none loads."""
     best, most, inner = None, 0, frozenset[int]()
     for loop in listing.loops():

@@ -32,10 +32,14 @@ class Card:
 
 
 #: NVIDIA: four schedulers a multiprocessor, each a warp instruction a clock. Sources: the H200,
-#: H100, A100 (SXM, 80 GB), B200, L40S datasheets; NVIDIA's Ampere GA102, Ada and RTX Blackwell
-#: whitepapers. AMD: four SIMDs of 16 lanes a compute unit (MI300X; CDNA 3 whitepaper), or two of
-#: 32 (RX 7900 XTX; RDNA 3 ISA guide); instructions of the scalar unit are issued beside these.
+#: H100, A100 (SXM, 80 GB), V100, T4, B200 and L40S datasheets; NVIDIA's Turing, Ampere GA102, Ada
+#: and RTX Blackwell whitepapers. AMD: four SIMDs of 16 lanes a compute unit (MI300X; CDNA 3
+#: whitepaper), or two of 32 (RX 7900 XTX; RDNA 3 ISA guide); instructions of the scalar unit are
+#: issued beside these.
 CARDS = (
+    Card("V100", "sm_70", 0.9e12, 80, 1.53e9),
+    Card("T4", "sm_75", 0.32e12, 40, 1.59e9),
+    Card("RTX 2080 Ti", "sm_75", 0.616e12, 68, 1.545e9),
     Card("A100", "sm_80", 2.039e12, 108, 1.41e9),
     Card("RTX 3090", "sm_86", 0.936e12, 82, 1.695e9),
     Card("RTX 4090", "sm_89", 1.008e12, 128, 2.52e9),

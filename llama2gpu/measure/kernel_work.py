@@ -64,6 +64,11 @@ class Work:
         return VALUE_BITS[self.weight] / 8 + 2 / _group(self.weight, columns)
 
     @property
+    def value_bits(self) -> int:
+        """Of the matrix or the cache."""
+        return VALUE_BITS[self.weight]
+
+    @property
     def streamed_bytes(self) -> int:
         """Of the tensor that takes most of the time: the matrix or the keys; 0 where none does."""
         values = self.n * (self.k or 1)

@@ -1,8 +1,8 @@
-"""The kernels that the Triton backend would launch for an op, and what each is made of."""
+"""The kernels that a backend would launch for an op, and what each is made of."""
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from math import prod
@@ -12,15 +12,20 @@ import torch
 
 from llama2gpu.backends import backend_class
 from llama2gpu.errors import BackendError
-from llama2gpu.kernels.arch import ARCHS, Arch
+from llama2gpu.kernels.arch import ARCHS, EVERY_ARCH, Arch
+from llama2gpu.kernels.cuda import CudaLaunch
+from llama2gpu.kernels.cuda_code import cuda_code
 from llama2gpu.kernels.launch import Launch, recording
 from llama2gpu.kernels.machine_code import machine_code, require_compiler
 from llama2gpu.measure.binary import Binary, Stream, read_binary
 from llama2gpu.measure.cards import bandwidth_bound
+from llama2gpu.measure.cuda_binary import read_cuda_binary
 from llama2gpu.measure.kernel_work import VALUE_BITS, Work, meta_arguments
 
-#: Ways of the backend, by name: the keywords that make it; the first runs without switches.
+#: Ways of the Triton backend, by name: the keywords that make it; the first needs no switch.
 VARIANTS: dict[str, dict[str, Any]] = {"default": {}, "no-denormals": {"denormals": False}}
+#: The CuPy backend's only way; on cards that Triton does not serve it needs no switch.
+CUDA_C = "cuda-c"
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,12 @@ class Job:
     variant: str = "default"
 
 
+def variants_for(arch: str, backends: Collection[str]) -> list[str]:
+    """The ways to compile for an architecture, of the backends that know it."""
+    found = [*VARIANTS] if "triton" in backends and arch in ARCHS else []
+    return found + [CUDA_C] * ("cupy" in backends and EVERY_ARCH[arch].is_cuda)
+
+
 def record(work: Work, arch: Arch, variant: str = "default") -> list[Launch]:
     """The launches of the Triton backend for an op, in order; nothing runs or is compiled."""
     make: Any = backend_class("triton")
@@ -76,10 +87,25 @@ def record(work: Work, arch: Arch, variant: str = "default") -> list[Launch]:
     return launches
 
 
+def record_cuda(work: Work) -> list[CudaLaunch]:
+    """Those of the CuPy backend."""
+    make: Any = backend_class("cupy")
+    launches: list[CudaLaunch] = []
+    backend = make(torch.device("meta"), run=launches.append)
+    getattr(backend, work.op)(**meta_arguments(work, backend))
+    return [launch for launch in launches if not launch.empty]
+
+
 def inspect(job: Job) -> list[Row]:
     """Compiles what an op launches, and takes it apart. Raises `BackendError` where that fails."""
-    work, arch = job.work, ARCHS[job.arch]
+    work, arch = job.work, EVERY_ARCH[job.arch]
     rows = []
+    if job.variant == CUDA_C:
+        for made in record_cuda(work):
+            main = _reads_matrix(made.arguments, work)
+            binary = read_cuda_binary(cuda_code(made, arch), work.value_bits, main)
+            rows.append(_row(job, made.kernel, binary, main))
+        return rows
     for launch in record(work, arch, job.variant):
         try:
             code = machine_code(launch, arch)
@@ -89,7 +115,8 @@ def inspect(job: Job) -> list[Row]:
             where = f"{launch.name} of {work.op} ({work.case}, {work.weight}) for {arch.name}"
             raise BackendError(f"{where} can't be compiled: {error}") from error
         binary = read_binary(code, _streams(launch, work), _share(launch, work))
-        rows.append(_row(job, launch, binary))
+        main = _reads_matrix(launch.arguments.values(), work)
+        rows.append(_row(job, launch.name, binary, main))
     return rows
 
 
@@ -119,18 +146,17 @@ def inspect_all(
         pool.shutdown(cancel_futures=True)
 
 
-def _row(job: Job, launch: Launch, binary: Binary) -> Row:
+def _row(job: Job, kernel: str, binary: Binary, main: bool) -> Row:
     work = job.work
-    main = _reads_matrix(launch, work)
     share = binary.instr_per_weight if main else None
     bound = {}
     if share is not None and not work.is_prefill:
         bound = bandwidth_bound(job.arch, share, work.bytes_per_value)
     return Row(
         op=work.op,
-        kernel=launch.name,
+        kernel=kernel,
         variant=job.variant,
-        default=job.variant == next(iter(VARIANTS)),
+        default=job.variant == (next(iter(VARIANTS)) if job.arch in ARCHS else CUDA_C),
         weight=work.weight,
         m=work.m,
         n=work.n,
@@ -161,15 +187,15 @@ def _bits(tensor: torch.Tensor, work: Work) -> int:
     return 8 * tensor.itemsize
 
 
-def _reads_matrix(launch: Launch, work: Work) -> bool:
+def _reads_matrix(arguments: Iterable[Any], work: Work) -> bool:
     """Whether it is the kernel that reads the op's matrix or cache, and not one beside it."""
-    sizes = [x.nbytes for x in launch.arguments.values() if isinstance(x, torch.Tensor)]
+    sizes = [x.nbytes for x in arguments if isinstance(x, torch.Tensor)]
     return work.streamed_bytes > 0 and 2 * max(sizes, default=0) >= work.streamed_bytes
 
 
 def _share(launch: Launch, work: Work) -> float | None:
     """Values of the matrix for each block, of one token: then no two blocks read the same."""
-    if not work.has_matrix or work.m != 1 or not _reads_matrix(launch, work):
+    if not work.has_matrix or work.m != 1 or not _reads_matrix(launch.arguments.values(), work):
         return None
     return work.n * (work.k or 1) / prod(launch.plan.grid)
 

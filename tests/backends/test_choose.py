@@ -53,7 +53,7 @@ def test_plugged_in(plug: Any) -> None:
     backend = choose_backend("mine", "cpu")
     assert (type(backend).__name__, serving(backend)["attention"]) == ("Mine", "own")
     assert serving(backend)["project_add"] == "composed"
-    assert set(available()) == {"mine", "torch", "triton", "numpy"}
+    assert set(available()) == {"mine", "torch", "triton", "cupy", "numpy"}
 
 
 @pytest.mark.parametrize(

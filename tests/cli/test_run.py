@@ -210,5 +210,6 @@ def test_doctor_json() -> None:
     assert {row["name"]: row["runs"] for row in report["backends"]} == {
         "torch": True,
         "triton": False,
+        "cupy": False,
         "numpy": True,
     }

@@ -6,19 +6,24 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from llama2gpu.backends.inputs import Inputs
 from llama2gpu.backends.numpy import NumpyBackend
-from llama2gpu.kernels.arch import PLAIN, arch_of
-from llama2gpu.kernels.attention import (
+from llama2gpu.kernels.arch import ARCHS, PLAIN, Arch, arch_of
+from llama2gpu.kernels.attention import decode_attention
+from llama2gpu.kernels.attention_cache import find_mask, operand, swap, unpack
+from llama2gpu.kernels.launch import INTERPRETED
+from llama2gpu.kernels.prefill import make_tiles, prefill_attention
+from llama2gpu.kernels.splits import (
     MOST_SPLITS,
     TILE,
+    Tiles,
     Workspace,
-    decode_attention,
     make_workspace,
     splits_for,
 )
-from llama2gpu.kernels.prefill import Tiles, make_tiles, prefill_attention
 from llama2gpu.ops.cases import CASES, Case
 from llama2gpu.ops.tolerance import bound, error
 from tests.kernels.device import DEVICE, DTYPES
@@ -45,6 +50,7 @@ DECODES = (
     one_query("group 20", (70,), 64, heads=40, kv_heads=2, head_dim=12),
     one_query("wide", (90, 2), 64, heads=2, kv_heads=2, head_dim=256),
 )
+PADDED = one_query("padded", (130, 1, 16, 64), 16, heads=6, kv_heads=2, head_dim=64)
 PREFILLS = (
     Case("tile edges", cached=(0, 1, 63), new=(64, 63, 65), heads=2, kv_heads=1, head_dim=64,
          dim=8, hidden=8, vocab=8, page=64),
@@ -95,22 +101,23 @@ class Example:
         sequences, heads, head_dim = self.q.shape
         return make_workspace(sequences, heads, self.kv_heads, head_dim, splits, place())
 
-    def decoded(self, splits: int, workspace: Workspace) -> torch.Tensor:
-        lengths, table = self.batch.lengths, self.batch.block_table
-        arch = arch_of(place())
+    def decoded(self, splits: int, workspace: Workspace, arch: Arch | None = None) -> torch.Tensor:
+        lengths, table, arch = self.batch.lengths, self.batch.block_table, arch or arch_of(place())
         return decode_attention(
             self.q, self.cache, lengths, table, splits=splits, workspace=workspace, arch=arch
         )
 
-    def tiles(self) -> Tiles:
+    def tiles(self, arch: Arch) -> Tiles:
         batch, (_, heads, head_dim) = self.batch, self.q.shape
-        counts = (batch.new_counts, batch.cached_counts)
-        arch = arch_of(place())
-        return make_tiles(*counts, heads, self.kv_heads, head_dim, self.dtype, arch, place())
+        return make_tiles(
+            batch.new_counts, batch.cached_counts, heads, self.kv_heads, head_dim, self.dtype,
+            arch, place(), quantized=self.cache.k_scale is not None,
+        )  # fmt: skip
 
-    def prefilled(self) -> torch.Tensor:
-        where = (self.batch.starts, self.batch.lengths, self.batch.block_table)
-        return prefill_attention(self.q, self.cache, *where, self.tiles(), arch=arch_of(place()))
+    def prefilled(self, arch: Arch | None = None) -> torch.Tensor:
+        batch, arch = self.batch, arch or arch_of(place())
+        where = (batch.starts, batch.lengths, batch.block_table, self.tiles(arch))
+        return prefill_attention(self.q, self.cache, *where, arch=arch)
 
     def check(self, out: torch.Tensor) -> None:
         measured, limit = error(out.cpu(), self.wanted), bound("attend", self.dtype)
@@ -136,6 +143,72 @@ def test_any_number_of_splits(splits: int) -> None:
     """More splits than tiles too, and more than are added up at a time."""
     example = Example(DECODES[4], torch.float16, None)
     example.check(example.decoded(splits, example.workspace(splits)))
+
+
+@needs_device
+@every_cache
+@every_dtype
+@pytest.mark.parametrize("splits", [1, 4])
+def test_sequences_without_tokens(
+    splits: int, dtype: torch.dtype, kv_dtype: torch.dtype | None
+) -> None:
+    """Rows that pad a batch: 0, whatever their query and their pages."""
+    example = Example(PADDED, dtype, kv_dtype)
+    for row in (1, 3):
+        example.batch.lengths[row] = 0
+        example.batch.block_table[row] = 1 << 30
+        example.q[row] = torch.nan
+        example.wanted[row] = 0
+    workspace = example.workspace(splits)
+    out = example.decoded(splits, workspace)
+    example.check(out)
+    assert not out[[1, 3]].any()
+    assert not workspace.counters.any()
+
+
+@needs_device
+@every_cache
+@pytest.mark.parametrize("group", range(1, 9))
+@pytest.mark.parametrize("head_dim", [8, 20, 256])
+def test_groups_of_heads(head_dim: int, group: int, kv_dtype: torch.dtype | None) -> None:
+    """Contexts within a page, up to its edge and across several, in one batch."""
+    sizes = {"heads": 2 * group, "kv_heads": 2, "head_dim": head_dim}
+    case = one_query(f"{group} heads of {head_dim}", (1, 16, 37), 16, **sizes)
+    for dtype in DTYPES:
+        example = Example(case, dtype, kv_dtype)
+        example.check(example.decoded(2, example.workspace(2)))
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="a device takes the plans of its own architecture")
+@every_cache
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=name_of)
+@pytest.mark.parametrize("arch", ["sm_90", "sm_100", "sm_120", "gfx942", "gfx1100"])
+def test_plans_of_other_architectures(
+    arch: str, dtype: torch.dtype, kv_dtype: torch.dtype | None
+) -> None:
+    for head_dim in (24, 80, 128):
+        sizes = {"heads": 4, "kv_heads": 2, "head_dim": head_dim}
+        one = Example(one_query(f"one of {head_dim}", (3, 70), 64, **sizes), dtype, kv_dtype)
+        one.check(one.decoded(2, one.workspace(2), ARCHS[arch]))
+        chunk = Case(f"chunk of {head_dim}", cached=(60, 0), new=(9, 5), dim=8, hidden=8, vocab=8,
+                     page=64, **sizes)  # fmt: skip
+        many = Example(chunk, dtype, kv_dtype)
+        many.check(many.prefilled(ARCHS[arch]))
+
+
+@triton.jit
+def _unpack_kernel(p_words, p_out, length, operand: tl.constexpr):
+    b_x = unpack(tl.load(p_words + tl.arange(0, 64)), find_mask(length, operand), operand)
+    tl.store(p_out + swap(tl.arange(0, 256)), tl.reshape(b_x, (256,)).to(tl.float32))
+
+
+@needs_device
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=name_of)
+def test_bytes_are_unpacked_exactly(dtype: torch.dtype) -> None:
+    codes = torch.arange(-128, 128, dtype=torch.int8, device=place())
+    out = torch.empty(256, dtype=torch.float32, device=place())
+    _unpack_kernel[(1,)](codes.view(torch.int32), out, 1, operand=operand(dtype))
+    assert out.tolist() == list(range(-128, 128))
 
 
 @needs_device

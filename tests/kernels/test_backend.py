@@ -8,31 +8,16 @@ import zlib
 import pytest
 import torch
 
-from llama2gpu.backends.base import OPS
+from llama2gpu.backends.base import MATRIX_OPS, OPS
 from llama2gpu.backends.inputs import Inputs
 from llama2gpu.backends.triton import TritonBackend
 from llama2gpu.kernels.launch import INTERPRETED
 from llama2gpu.ops.cases import CASES, Case
 from tests.kernels.device import DEVICE, DTYPES
-from tests.ops.forms import FORMS, columns_of, fits
+from tests.ops.forms import FITTING, FORMS, columns_of, fits
 from tests.ops.test_ops import agree
 
 pytestmark = pytest.mark.skipif(DEVICE is None, reason="no GPU, and TRITON_INTERPRET is not set")
-
-MATRIX_OPS = ("linear", "qkv", "project_add", "gate_up", "logits")
-#: Few and many tokens of sequences of their own: from 65 on a matrix is dequantized.
-BATCHES = (
-    Case("3 tokens", cached=(2, 0, 17), new=(1, 1, 1), dim=128, heads=4, kv_heads=2, head_dim=32,
-         hidden=96, vocab=260),
-    Case("65 tokens", cached=(0,), new=(65,), dim=128, heads=2, kv_heads=2, head_dim=64,
-         hidden=32, vocab=70),
-)  # fmt: skip
-FITTING = [
-    pytest.param(case, form, id=f"{case.name.replace(' ', '-')}-{form}")
-    for case in (*(c for c in CASES if c.name in ("decode", "llama-like", "wide heads")), *BATCHES)
-    for form in FORMS
-    if any(fits(form, columns_of(case, op)) for op in MATRIX_OPS)
-]
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 

@@ -9,15 +9,29 @@ import triton.language as tl
 
 from llama2gpu.kernels.advance import advance
 from llama2gpu.kernels.launch import Plan, launch
-from llama2gpu.kernels.sample import quotient, sample, uniform
+from llama2gpu.kernels.sample import penalize, quotient, sample, uniform
 from llama2gpu.kernels.truncate import find_floor
 from llama2gpu.ops.cases import Case
 from tests.kernels.device import PLACE, needs_device
 from tests.ops import draws as ops
-from tests.ops.draws import every_draw, every_kind, every_seed, every_variant, every_wrong
+from tests.ops.advancing import (
+    check_advance,
+    check_advance_past_the_table,
+    every_count,
+    every_size,
+)
+from tests.ops.draws import (
+    every_draw,
+    every_kind,
+    every_seed,
+    every_variant,
+    every_wrong,
+    small_vocabularies,
+    wide_vocabularies,
+)
 from tests.ops.small_ops import every_case
 
-KERNELS = ops.Kernels(PLACE, sample, find_floor, advance)
+KERNELS = ops.Kernels(PLACE, sample, penalize, find_floor)
 
 pytestmark = [needs_device, pytest.mark.usefixtures("_unwritten_is_nan")]
 
@@ -65,6 +79,11 @@ def test_scores_over_temperatures_to_the_bit() -> None:
     assert torch.equal(out.cpu(), x / y)
 
 
+@every_variant
+def test_penalties(variant: str) -> None:
+    ops.check_penalties(KERNELS, variant)
+
+
 @every_kind
 def test_what_is_kept(kind: str, vocab: int) -> None:
     ops.check_what_is_kept(KERNELS, kind, vocab)
@@ -74,7 +93,12 @@ def test_greedy_rows_have_no_floor() -> None:
     ops.check_greedy_rows_have_no_floor(KERNELS)
 
 
-@pytest.mark.parametrize("vocab", [32000, 128256])
+@small_vocabularies
+def test_small_vocabularies(vocab: int) -> None:
+    ops.check_small_vocabulary(KERNELS, vocab)
+
+
+@wide_vocabularies
 def test_wide_vocabularies(vocab: int) -> None:
     ops.check_wide_vocabulary(KERNELS, vocab)
 
@@ -99,11 +123,11 @@ def test_what_is_no_number_gives_none(wrong: float, greedy: bool) -> None:
     ops.check_what_is_no_number_gives_none(KERNELS, wrong, greedy)
 
 
-@pytest.mark.parametrize("counted", [True, False])
-@pytest.mark.parametrize("rows", [1, 3, 130])
+@every_count
+@every_size
 def test_advance(rows: int, counted: bool) -> None:
-    ops.check_advance(KERNELS, rows, counted)
+    check_advance(advance, PLACE, rows, counted)
 
 
 def test_advance_past_the_table() -> None:
-    ops.check_advance_past_the_table(KERNELS)
+    check_advance_past_the_table(advance, PLACE)

@@ -98,6 +98,11 @@ def engine_on(way: str, **options: Any) -> Engine:
     return engine
 
 
+def steps(engine: Engine, count: int) -> None:
+    for _ in range(count):
+        engine.step()
+
+
 def finish(engine: Engine, requests: Seq[Request]) -> list[tuple[list[Token], str | None]]:
     sequences = [engine.add(request) for request in requests]
     while engine.busy:
@@ -196,8 +201,7 @@ def test_an_interrupted_step_is_done_again(
 
         patch.setattr(loop, place, interrupted)
         with pytest.raises(KeyboardInterrupt):
-            for _ in range(4):
-                engine.step()
+            steps(engine, 4)
     while engine.busy:
         engine.step()
     assert [[t.id for t in s.output] for s in sequences] == wanted

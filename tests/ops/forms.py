@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from llama2gpu.backends import cpu_rows, prepare
-from llama2gpu.backends.base import Probe
+from llama2gpu.backends.base import MATRIX_OPS, Probe
 from llama2gpu.kernels import rows
-from llama2gpu.ops.cases import Case
+from llama2gpu.ops.cases import CASES, Case
 from llama2gpu.quant import Int4, Int8, Weight
 from llama2gpu.quant.weight import int4 as pack
 
@@ -75,6 +75,21 @@ def fits(form: str, columns: int) -> bool:
     group = FORMS[form][0]
     return group is None or columns % group == 0
 
+
+#: Few and many tokens of sequences of their own: from 65 on every kernel has a matrix dequantized.
+BATCHES = (
+    Case("3 tokens", cached=(2, 0, 17), new=(1, 1, 1), dim=128, heads=4, kv_heads=2, head_dim=32,
+         hidden=96, vocab=260),
+    Case("65 tokens", cached=(0,), new=(65,), dim=128, heads=2, kv_heads=2, head_dim=64,
+         hidden=32, vocab=70),
+)  # fmt: skip
+#: What kernels with packed matrices are tested on, and the forms that fit.
+FITTING = [
+    pytest.param(case, form, id=f"{case.name.replace(' ', '-')}-{form}")
+    for case in (*(c for c in CASES if c.name in ("decode", "llama-like", "wide heads")), *BATCHES)
+    for form in FORMS
+    if any(fits(form, columns_of(case, op)) for op in MATRIX_OPS)
+]
 
 #: How a library is looked for when nothing is remembered.
 find_library = rows.library.__wrapped__

@@ -1,18 +1,27 @@
-"""What backends with kernels of their own share: matrices packed for them, and who takes what.
+"""What backends with GPU kernels of their own share: packed matrices, and which way an op takes.
 
-Few tokens go to a kernel, norm and epilogue with them; many to PyTorch's matrix product, with the
-matrix unpacked for it.
+Few tokens go to a matrix kernel, norm and epilogue with them; many to PyTorch's matrix product,
+with the matrix unpacked for it. One query a sequence is split over programs, many are cut in tiles,
+and a whole prompt alone goes to PyTorch's attention.
 """
 
+import os
 from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama2gpu.backends.base import Backend, Batch, LayerCache, Norm, Prepared, Rope
+from llama2gpu.backends.base import Backend, Batch, LayerCache, Looping, Norm, Prepared, Probe, Rope
+from llama2gpu.backends.graphs import CudaCapture
+from llama2gpu.backends.torch import device_name
+from llama2gpu.backends.torch_attention import sequence
 from llama2gpu.kernels.packed import Packed, pack, takes
+from llama2gpu.kernels.splits import Tiles, Workspace, make_workspace
 from llama2gpu.quant import Dense, Int4, Weight
+
+#: Environment variable that switches CUDA graphs off, where it is set.
+NO_GRAPH = "LLAMA2GPU_NO_GRAPH"
 
 
 class PackedMatrix:
@@ -34,12 +43,37 @@ class PackedMatrix:
         return tuple(part for part in (p.data, p.scales, p.zeros) if part is not None)
 
 
-class PackedBackend(Backend):
-    """Routes the ops that read a matrix; a subclass brings their kernels."""
+class KernelBackend(Backend):
+    """Routes the ops that read a matrix or the cache; a subclass brings their kernels.
 
-    def __init__(self, device: torch.device) -> None:
+    multiprocessors: of the device, or what it is taken to have where it has none.
+    """
+
+    def __init__(self, device: torch.device, multiprocessors: int) -> None:
         super().__init__(device)
+        self.multiprocessors = multiprocessors
+        if device.type == "cuda":
+            self.multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
         self._counters: dict[int, Tensor] = {}
+        self._workspaces: dict[tuple[int, ...], Workspace] = {}
+        self._tiles: tuple[Batch, torch.dtype, Tiles] | None = None
+
+    @classmethod
+    def try_kernel(cls, device: torch.device, running: str) -> Probe:
+        """Runs a small kernel on the device; `running`: what is told where that works."""
+        try:
+            x = torch.ones(2, 8, device=device)
+            found = cls.on(device).rms_norm(x, Norm(torch.full((8,), 3.0, device=device), 0.0))
+            ok = bool((found == 3.0).all())
+        except Exception as error:  # of many kinds: the compiler's and the driver's
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            return Probe(False, f"a kernel does not run on {device_name(device)}: {reason}")
+        return Probe(ok, running)
+
+    @classmethod
+    @abstractmethod
+    def on(cls, device: torch.device) -> "KernelBackend":
+        """The backend on a device, as it is by default."""
 
     def prepare(self, weight: Weight, op: str) -> Weight | PackedMatrix:
         """Packed words; an embedding as it is. A form that no kernel has becomes dense."""
@@ -79,6 +113,38 @@ class PackedBackend(Backend):
     def unpacked(self, matrix: Packed, dtype: torch.dtype) -> Tensor:
         """The matrix [N, K] in `dtype`."""
 
+    @abstractmethod
+    def splits(self, reach: int, sequences: int, kv_heads: int) -> int:
+        """Shares of sequences of up to `reach` cached tokens."""
+
+    @abstractmethod
+    def attend_one(
+        self, q: Tensor, batch: Batch, cache: LayerCache, splits: int, workspace: Workspace
+    ) -> Tensor:
+        """See `Backend.attend`, for one query a sequence."""
+
+    @abstractmethod
+    def cut(self, q: Tensor, batch: Batch, cache: LayerCache) -> Tiles:
+        """The tiles of a batch, for all of its layers."""
+
+    @abstractmethod
+    def attend_many(self, q: Tensor, batch: Batch, cache: LayerCache, tiles: Tiles) -> Tensor:
+        """See `Backend.attend`."""
+
+    def attend(self, q: Tensor, batch: Batch, cache: LayerCache) -> Tensor:
+        """See `Backend.attend`."""
+        if not len(q):
+            return q
+        if all(new == 1 for new in batch.new_counts):
+            return self._attend_one(q, batch, cache)
+        whole = batch.new_counts == batch.cached_counts and len(batch.new_counts) == 1
+        if whole and q.device.type == "cuda" and cache.k_scale is None:
+            return sequence(q, batch.cached_counts[0], batch.block_table[0].long(), cache)
+        last = self._tiles
+        if last is None or last[0] is not batch or last[1] != q.dtype:
+            last = self._tiles = (batch, q.dtype, self.cut(q, batch, cache))
+        return self.attend_many(q, batch, cache, last[2])
+
     def linear(self, x: Tensor, weight: Prepared) -> Tensor:
         """See `Backend.linear`."""
         return self._product(x, weight)
@@ -115,6 +181,14 @@ class PackedBackend(Backend):
             return super().logits(x, norm, weight)
         return self._product(x, weight, norm, kind=torch.promote_types(x.dtype, torch.float32))
 
+    def looping(self) -> Looping:
+        """See `Backend.looping`: CUDA graphs, where all ops are its own."""
+        if self.borrowed:
+            return super().looping()
+        if self.device.type != "cuda":
+            return Looping(buckets=True)
+        return Looping(1, True, None if os.environ.get(NO_GRAPH) else CudaCapture())
+
     def fuses(self, x: Tensor, matrix: PackedMatrix) -> bool:
         """Whether one kernel takes norm, product and epilogue."""
         return matrix.order is None and self.few(x, matrix.packed)
@@ -125,6 +199,15 @@ class PackedBackend(Backend):
         if size not in self._counters:
             self._counters[size] = torch.zeros(size, dtype=torch.int32, device=self.device)
         return self._counters[size]
+
+    def _attend_one(self, q: Tensor, batch: Batch, cache: LayerCache) -> Tensor:
+        sequences, heads, head_dim = q.shape
+        kv_heads = cache.k.shape[1]
+        splits = self.splits(max(batch.cached_counts), sequences, kv_heads)
+        key = (sequences, heads, kv_heads, head_dim, splits)
+        if key not in self._workspaces:
+            self._workspaces[key] = make_workspace(*key, q.device)
+        return self.attend_one(q, batch, cache, splits, self._workspaces[key])
 
     def _product(
         self,
