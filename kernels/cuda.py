@@ -32,9 +32,9 @@ Argument = torch.Tensor | int | float | None
 class CudaLaunch:
     """A kernel with its grid and arguments.
 
-    file: of this folder, without ".cu". kernel: its function, which is `extern "C"`. defines: macros
-    that it is compiled with. grid: blocks along x, y and z. threads: of a block, along x. shared:
-    bytes of dynamic shared memory of a block. arguments: in the order of the function's.
+    file: of this folder, without ".cu". kernel: its function, which is `extern "C"`. defines:
+    macros that it is compiled with. grid: blocks along x, y and z. threads: of a block, along x.
+    shared: bytes of dynamic shared memory of a block. arguments: in the order of the function's.
     """
 
     file: str

@@ -13,7 +13,6 @@ from llama2gpu.kernels.arch import Arch
 from llama2gpu.kernels.cuda import CudaLaunch, source
 from llama2gpu.kernels.machine_code import MachineCode, nvidia_resources, run_tool
 
-
 #: Architectures that today's disassembler no longer reads, and those that have their instructions.
 READ_AS = {"sm_70": "sm_75"}
 

@@ -1,4 +1,4 @@
-"""Running CUDA C launches on a GPU, compiled by NVRTC through CuPy, which keeps what it compiled."""
+"""Running CUDA C launches on a GPU: CuPy compiles them by NVRTC, and keeps what it compiled."""
 
 from functools import cache
 from typing import Any
