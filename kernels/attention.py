@@ -45,7 +45,7 @@ def _load(
     p_x, o_row, o_d, mask, LANE: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
     WORDS: tl.constexpr, OPERAND: tl.constexpr,
 ):  # fmt: skip
-    """LANE numbers of cached vectors from `o_d` on, [..., LANE]; WORDS: by int32, unpacked."""
+    """LANE numbers of the cache's vectors from `o_d` on, [..., LANE]; WORDS: by int32, unpacked."""
     if WORDS:
         p_w, o_w = p_x.to(tl.pointer_type(tl.int32)), o_d // 4 + tl.arange(0, LANE // 4)
         b_w = load_vectors(p_w, o_row, o_w, HEAD_DIM // 4, BLOCK_D // 4)

@@ -1,10 +1,12 @@
 """What a compiled CUDA C kernel is made of, from its machine code alone."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 
 from llama2gpu.kernels.machine_code import MachineCode
 from llama2gpu.measure.binary import Binary, hot_loop, is_barrier, load_bits, warps_per_sm
-from llama2gpu.measure.listing import Instruction, parse_sass
+from llama2gpu.measure.listing import Instruction, Listing, parse_sass
 
 
 def read_cuda_binary(code: MachineCode, value_bits: int, streams: bool) -> Binary:
@@ -13,7 +15,7 @@ def read_cuda_binary(code: MachineCode, value_bits: int, streams: bool) -> Binar
     value_bits: of a weight, or of a number of the cache. streams: whether it reads all of a matrix
     or cache; those loads are the ones that evict first, or else the widest of the hot loop.
     """
-    listing = parse_sass(code.assembly)
+    listing = _together(parse_sass(code.assembly))
     loop = hot_loop(listing, {i: load_bits(x.opcode) for i, x in enumerate(listing.instructions)})
     body = listing.instructions if loop is None else [listing.instructions[i] for i in sorted(loop)]
     opcodes = [made.opcode for made in body if made.opcode != "NOP"]
@@ -35,7 +37,16 @@ def read_cuda_binary(code: MachineCode, value_bits: int, streams: bool) -> Binar
     )
 
 
-def _streamed(body: "list[Instruction] | tuple[Instruction, ...]") -> list[int]:
+def _together(listing: Listing) -> Listing:
+    """The same for warps whose lanes have not parted: they never take what a shuffle does then."""
+    instructions = (
+        replace(made, targets=(), falls=True) if made.opcode.startswith("BRA.DIV") else made
+        for made in listing.instructions
+    )
+    return Listing(tuple(instructions), listing.labels)
+
+
+def _streamed(body: Sequence[Instruction]) -> list[int]:
     """Bits of each load of what is streamed."""
     first = [load_bits(x.opcode) for x in body if re.match(r"LDG\..*\bEF\b", x.opcode)]
     every = [bits for x in body if (bits := load_bits(x.opcode))]
