@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from llama2gpu.cli import options
+from llama2gpu.cli import explain, options
 
 PACKAGES = (
     "torch",
@@ -32,16 +32,13 @@ def command(backend: str, device: str, op: list[tuple[str, str]], as_json: bool)
 
     The options choose as those of `run` do; the last table shows who would then serve each op.
     """
-    from llama2gpu.backends import choose_backend, serving
+    from llama2gpu.backends import choose_backend
 
     report: dict[str, Any] = {"packages": _packages(), "machine": _machine(), "backends": []}
     try:
         report["backends"] = _backends(device)
         report["row_kernels"] = _row_kernels()
-        chosen = choose_backend(backend, device, dict(op))
-        report["chosen"] = {"backend": chosen.label, "device": str(chosen.device)}
-        report["ops"] = serving(chosen)
-        report["routes"] = {op: route._asdict() for op, route in chosen.routes().items()}
+        report |= explain.report(choose_backend(backend, device, dict(op)), backend)
     finally:  # what is known helps to mend what is not
         if as_json:
             click.echo(json.dumps(report))
@@ -99,16 +96,5 @@ def _show(report: dict[str, Any]) -> None:
     for row in [*report["backends"], *([rows] if (rows := report.get("row_kernels")) else [])]:
         mark = click.style("runs", fg="green") if row["runs"] else click.style("no  ", fg="red")
         click.echo(f"{row['name']:<10}{mark}  {row['detail']}")
-    if "chosen" not in report:
-        return
-    chosen = report["chosen"]
-    click.echo(f"\nchosen    {chosen['backend']} on {chosen['device']}")
-    ways: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for op, server in report["ops"].items():
-        route = {} if server.startswith("borrowed") else report["routes"].get(op, {})
-        named = op if server == "own" else f"{op} ({server})"
-        ways.setdefault(tuple(route.items()), []).append(named)
-    for way, ops in ways.items():
-        click.echo(f"  {', '.join(ops)}")
-        for name, words in way:
-            click.echo(f"    {click.style(f'{name:<8}', dim=True)} {words}")
+    if "chosen" in report:
+        click.echo("\n" + "\n".join(explain.lines(report)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llama2gpu.cli import options, quant_options
+from llama2gpu.cli.explain import lines, report
 
 if TYPE_CHECKING:
     from llama2gpu.api import Generation, Llama
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 )
 @click.option("--prompt-file", type=click.Path(path_type=Path), help="Read the prompt from a file.")
 @click.option("--show-prompt", is_flag=True, help="Print the exact prompt and its ids on stderr.")
+@click.option("--explain", is_flag=True, help="Say on stderr what serves each op, and why.")
 @click.option("--no-echo", is_flag=True, help="Leave the prompt out of the text.")
 @options.as_json
 @options.quiet
@@ -45,6 +47,7 @@ def command(
     prompt: str | None,
     prompt_file: Path | None,
     show_prompt: bool,
+    explain: bool,
     no_echo: bool,
     as_json: bool,
     quiet: bool,
@@ -62,6 +65,8 @@ def command(
 
     if quiet and show_prompt:
         raise click.UsageError("--quiet and --show-prompt exclude each other.")
+    if quiet and explain:
+        raise click.UsageError("--quiet and --explain exclude each other.")
     if prompt is not None and prompt_file is not None:
         raise click.UsageError("PROMPT and --prompt-file exclude each other.")
     if rest["logprobs"] is not None and not as_json:
@@ -78,6 +83,8 @@ def command(
         click.echo(_headline(llama), err=True)
         if (note := left_dense(llama.outcomes)) is not None:
             click.echo(note, err=True)
+    if explain:
+        click.echo("\n".join(lines(report(llama.backend, rest["backend"]))), err=True)
     if show_prompt:
         ids = list(generation.sequence.request.prompt)
         click.echo(f"prompt: {prompt!r}\nids: {ids}", err=True)

@@ -2,6 +2,7 @@
 
 from llama2gpu.backends.choose import (
     AUTO_ORDER,
+    auto_candidates,
     available,
     backend_class,
     choose_backend,
@@ -12,6 +13,7 @@ from llama2gpu.backends.route import borrow, serving
 
 __all__ = [
     "AUTO_ORDER",
+    "auto_candidates",
     "available",
     "backend_class",
     "borrow",

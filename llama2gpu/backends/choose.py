@@ -100,6 +100,12 @@ def device_kind(device: torch.device) -> str:
     return "cuda" if torch.cuda.get_device_capability(device) >= (8, 0) else "cuda-old"
 
 
+def auto_candidates(device: torch.device) -> dict[str, Probe]:
+    """What "auto" tries on a device, in order, and whether each runs."""
+    names = [name for name in AUTO_ORDER[device_kind(device)] if name in available()]
+    return {name: probe(name, device) for name in names}
+
+
 def choose_backend(
     name: str = "auto", device: str = "auto", borrowed: Mapping[str, str] | None = None
 ) -> Backend:
@@ -110,9 +116,9 @@ def choose_backend(
     """
     place = resolve_device("cpu" if (name, device) == ("numpy", "auto") else device)
     if name == "auto":
-        order = [n for n in AUTO_ORDER[device_kind(place)] if n in available()]
-        runs = [n for n in order if probe(n, place).ok]
-        name = (runs or order)[0]
+        found = auto_candidates(place)
+        runs = [n for n, (ok, _) in found.items() if ok]
+        name = (runs or list(found))[0]
     backend = _started(name, place)
     others: dict[str, Backend] = {}
     for op, other in (borrowed or {}).items():

@@ -83,7 +83,7 @@ class TorchBackend(Backend):
             return {}
         matrix = Route(
             "rows of C, compiled here: norm, product and epilogue in one call",
-            "PyTorch's matrix product, of tiles that are unpacked on the way",
+            "PyTorch's matrix product; quantized weights are unpacked for it, tile by tile",
             "few tokens wait for memory, which the rows read packed; many for arithmetic",
         )
         attention = Route("C, compiled here", "PyTorch's SDPA", "one query a sequence, or several")

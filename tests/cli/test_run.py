@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from llama2gpu.backends import choose
 from llama2gpu.cli.main import program
 from tests.model.test_golden import GREEDY, SAMPLED
 
@@ -200,6 +201,27 @@ def test_doctor() -> None:
     assert result.exit_code == 0
     for word in ("torch", "numpy", "runs", "sample (composed)", "rope", "attend"):
         assert word in result.stdout
+
+
+def test_explain(tiny: list[str]) -> None:
+    result = run(
+        "run", *tiny, "a", "-n", "1", "--explain", "--backend", "numpy", "--op", "rope=torch"
+    )
+    assert result.exit_code == 0
+    assert "chosen    numpy (rope from torch) on cpu: asked for by name" in result.stderr
+    assert "rope (borrowed from torch)" in result.stderr
+    automatic = run(*tiny, "a", "-n", "1", "--explain")
+    assert "chosen    torch on cpu: what auto takes on such a device" in automatic.stderr
+    assert run(*tiny, "--explain", "--quiet").exit_code == 2
+
+
+def test_doctor_tells_what_auto_ruled_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "AUTO_ORDER", {"cpu": ("triton", "cupy", "torch")})
+    result = run("doctor")
+    assert "torch on cpu: the first of triton, cupy, torch that runs here" in result.stdout
+    assert "  not cupy: CuPy needs a CUDA GPU, this is cpu" in result.stdout
+    report = json.loads(run("doctor", "--json").stdout)
+    assert set(report["ruled_out"]) == {"triton", "cupy"}
 
 
 def test_doctor_json() -> None:
