@@ -204,9 +204,7 @@ def test_doctor() -> None:
 
 
 def test_explain(tiny: list[str]) -> None:
-    result = run(
-        "run", *tiny, "a", "-n", "1", "--explain", "--backend", "numpy", "--op", "rope=torch"
-    )
+    result = run(*tiny, "a", "-n", "1", "--explain", "--backend", "numpy", "--op", "rope=torch")
     assert result.exit_code == 0
     assert "chosen    numpy (rope from torch) on cpu: asked for by name" in result.stderr
     assert "rope (borrowed from torch)" in result.stderr
