@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from llama2gpu.backends import available
+from llama2gpu.backends import available, backend_class
 from llama2gpu.cli.main import program
 from llama2gpu.config import Config
-from llama2gpu.kernels.arch import ARCHS
+from llama2gpu.kernels import cuda_code
+from llama2gpu.kernels.arch import EVERY_ARCH
+from llama2gpu.kernels.cuda_code import missing_compiler
 from llama2gpu.kernels.launch import INTERPRETED
 from llama2gpu.measure import kernels, shapes
 from llama2gpu.measure.kernel_work import OPS, WEIGHTS, works
@@ -50,7 +52,8 @@ def call(*args: str) -> Result:
 
 
 def inspect(*args: str) -> Any:
-    result = call("inspect", "--shape", "small", "--weight", "dense", "--json", *args)
+    options = ("--shape", "small", "--weight", "dense", "--backend", "triton", "--json")
+    result = call("inspect", *options, *args)
     assert (result.exit_code, result.stderr) == (0, "")
     return json.loads(result.stdout)
 
@@ -95,8 +98,8 @@ def test_op_that_launches_nothing_has_no_row() -> None:
 @compiled
 @pytest.mark.usefixtures("_toy")
 def test_table() -> None:
-    options = ("--shape", "small", "--weight", "dense", "--op", "linear", "--arch", "sm_90,gfx942")
-    result = call("inspect", *options)
+    options = ("--shape", "small", "--weight", "dense", "--op", "linear", "--backend", "triton")
+    result = call("inspect", *options, "--arch", "sm_90,gfx942")
     lines = result.stdout.splitlines()
     assert (result.exit_code, result.stderr) == (0, "")
     assert max(map(len, lines)) <= 100
@@ -106,6 +109,38 @@ def test_table() -> None:
     assert first[2:4] == ["dense", "2048×1024"]
     assert first[4] == str(row["registers"])
     assert f"{row['instr_per_weight']:.2f}" in first
+
+
+@pytest.mark.skipif(bool(missing_compiler()), reason=missing_compiler())
+def test_cuda_c() -> None:
+    options = ("--shape", "small", "--weight", "int4", "--op", "linear", "--tokens", "1")
+    result = call("inspect", *options, "--backend", "cupy", "--arch", "sm_75,sm_90", "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    rows = json.loads(result.stdout)
+    found = [(row["kernel"], row["variant"], row["arch"], row["default"]) for row in rows]
+    assert found == [("linear", "cuda-c", "sm_75", True), ("linear", "cuda-c", "sm_90", False)]
+    assert all(row["load_bits"] == 128 and row["spill_bytes"] == 0 for row in rows)
+    table = call("inspect", *options, "--backend", "cupy", "--arch", "sm_75")
+    assert "linear.cu" in table.stdout
+
+
+@compiled
+@pytest.mark.usefixtures("_toy")
+def test_without_the_compiler_of_cuda_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        cuda_code, "missing_compiler", lambda: "NVRTC is not at hand: pip install x"
+    )
+    options = ("--shape", "small", "--weight", "dense", "--op", "linear", "--tokens", "1")
+    result = call("inspect", *options, "--json")
+    assert result.stderr == (
+        "llama2gpu: without the CUDA C kernels: NVRTC is not at hand: pip install x\n"
+    )
+    assert {row["variant"] for row in json.loads(result.stdout)} == {"default"}
+    assert call("inspect", *options, "--json", "--quiet").stderr == ""
+    monkeypatch.setattr(kernels, "backend_class", backend_class)
+    alone = call("inspect", *options, "--backend", "cupy")
+    assert alone.exit_code == 1
+    assert alone.stderr == "llama2gpu: error: NVRTC is not at hand: pip install x\n"
 
 
 @pytest.mark.usefixtures("_toy")
@@ -133,7 +168,8 @@ def test_list() -> None:
     ("option", "value", "known"),
     [
         ("--op", "linear,conv", OPS),
-        ("--arch", "sm_70", ARCHS),
+        ("--arch", "sm_60", EVERY_ARCH),
+        ("--backend", "torch", ("triton", "cupy")),
         ("--shape", "gpt2", shapes.SHAPES),
         ("--weight", "int3", WEIGHTS),
         ("--context", "4096", ["2048"]),
