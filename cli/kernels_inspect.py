@@ -56,7 +56,7 @@ def list_command(
         op, last = "" if row["op"] == last else row["op"], row["op"]
         lines.append((op, short(row["kernel"]), ",".join(row["weights"]), numbers, row["summary"]))
     for i, heading in enumerate(("op", "kernel", "weight", "tokens", "what it does")):
-        width = max(len(heading), *(len(line[i]) for line in lines))
+        width = max([len(heading), *(len(line[i]) for line in lines)])
         table.add_column(
             heading, no_wrap=True, overflow="ellipsis", min_width=width if i < 4 else None
         )
@@ -113,7 +113,7 @@ def inspect_command(
 
 def known_backends(asked: list[str], quiet: bool) -> list[str]:
     """The backends to inspect: of all, those whose compiler is installed."""
-    from llama2gpu.kernels.cuda_code import missing_compiler
+    from llama2gpu.kernels.cuda_compile import missing_compiler
 
     chosen = choose("backend", asked, ("triton", "cupy"))
     wanting = missing_compiler() if asked == ["all"] else ""

@@ -22,8 +22,8 @@ def split(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
 def split_numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
     """Callback of a list of whole numbers from 1 on."""
     parts = split(ctx, param, value)
-    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise click.BadParameter(f"{value!r} is not a list of numbers such as 1,16,128.")
+    if not parts or not all(p.isdecimal() and len(p) < 8 and int(p) > 0 for p in parts):
+        raise click.BadParameter(f"{value!r:.60} is not a list of numbers such as 1,16,128.")
     return [int(part) for part in parts]
 
 
@@ -55,10 +55,19 @@ def works(
     from llama2gpu.measure import kernel_work
     from llama2gpu.measure.shapes import SHAPES
 
-    (name,) = choose("shape", [shape], SHAPES)
+    name = choose_one("shape", shape, SHAPES)
     chosen_ops = choose("op", ops, kernel_work.OPS)
     kinds = choose("kind of weight", weights, kernel_work.WEIGHTS)
     return list(kernel_work.works(SHAPES[name], chosen_ops, kinds, tokens, context))
+
+
+def choose_one(what: str, asked: str, known: Any) -> str:
+    """The name asked for; raises `BackendError` for one that is not known, such as "all"."""
+    from llama2gpu.errors import BackendError
+
+    if asked not in known:
+        raise BackendError(f"unknown {what} {asked!r}: choose {', '.join(known)}")
+    return asked
 
 
 def choose(what: str, asked: list[str], known: Any) -> list[str]:

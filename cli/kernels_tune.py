@@ -8,6 +8,7 @@ import click
 from llama2gpu.cli import options
 from llama2gpu.cli.kernels_options import (
     choose,
+    choose_one,
     counting,
     gpu,
     shape,
@@ -49,7 +50,7 @@ def tune_command(
     from llama2gpu.measure import kernel_work
     from llama2gpu.measure.shapes import SHAPES
 
-    (name,) = choose("shape", [shape], SHAPES)
+    name = choose_one("shape", shape, SHAPES)
     kinds = choose("kind of weight", weights, kernel_work.WEIGHTS)
     place = gpu(device, "tuned")
     import torch

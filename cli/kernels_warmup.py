@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llama2gpu.cli import options
-from llama2gpu.cli.kernels_options import choose, gpu, short, split, split_numbers
+from llama2gpu.cli.kernels_options import choose_one, gpu, short, split, split_numbers
 
 if TYPE_CHECKING:
     from llama2gpu.config import Config
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from llama2gpu.kernels.warm import Warmed
     from llama2gpu.quant import QuantSpec
 
-#: Tokens of a step, one of each kind that Triton tells apart: 1, a multiple of 16 or another number
-#: of each bucket, and of a prompt.
-TOKENS = "1,2,16,24,32,40,64,100,128"
+#: Tokens of a step: the sizes that decode steps are padded to, and a prompt of a multiple of 16 and
+#: of another number, which Triton tells apart.
+TOKENS = "1,2,3,4,6,8,12,16,24,32,48,64,100,128"
 
 
 @click.command("warmup")
@@ -74,7 +74,7 @@ def _config(model: str | None, shape: str) -> "Config":
     if model is None:
         from llama2gpu.measure.shapes import SHAPES
 
-        return SHAPES[choose("shape", [shape], SHAPES)[0]]
+        return SHAPES[choose_one("shape", shape, SHAPES)]
     from llama2gpu.checkpoints import open_checkpoint
 
     return open_checkpoint(model).config

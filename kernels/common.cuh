@@ -47,6 +47,16 @@ __device__ inline float to_float(fp16 x) { return half_to_float(x.bits); }
 
 __device__ inline void store(fp16* at, float x) { at->bits = float_to_half(x); }
 
+// x · y + z, also where the compiler was told to take denormal numbers for zero.
+__device__ inline float fma_denormal(float x, float y, float z) {
+#ifdef __CUDACC__
+    asm("fma.rn.f32 %0, %1, %2, %3;" : "=f"(z) : "f"(x), "f"(y), "f"(z));
+    return z;
+#else
+    return fmaf(x, y, z);
+#endif
+}
+
 // 16 bytes as the numbers in it.
 template <typename T>
 struct Pack {

@@ -40,6 +40,8 @@ def plan_decode(
     """A block for each sequence, some query heads of a key-value head, and split."""
     group = heads // kv_heads
     held = max(1, MOST_NUMBERS // count_numbers(head_dim, kv_dtype))
+    if kv_dtype == torch.float32 and head_dim > 128:
+        held = min(held, 2)  # of long heads in float32 four spill
     of_block = min(MOST_HEADS, 1 << (held.bit_length() - 1), power_of_two(group))
     return DecodePlan((sequences, kv_heads * -(-group // of_block), splits), of_block)
 

@@ -106,15 +106,23 @@ def dequantize(run: Runner, matrix: Packed, dtype: torch.dtype) -> torch.Tensor:
     return y
 
 
+def aligned(x: torch.Tensor) -> torch.Tensor:
+    """The same, contiguous from a multiple of 16 bytes on, as PyTorch allocates."""
+    x = x.contiguous()
+    return x if x.is_meta or x.data_ptr() % 16 == 0 else x.clone()
+
+
 def _launch(
     run: Runner, kernel: str, x: torch.Tensor, matrix: Packed, norm: torch.Tensor | None,
     tensors: tuple[torch.Tensor | None, ...], numbers: tuple[int, ...], eps: float,
 ) -> None:  # fmt: skip
-    x, tokens = x.contiguous(), len(x)
+    x, tokens = aligned(x), len(x)
     tile = plan_matrix(matrix, tokens)
     grid = (-(-matrix.shape[0] // tile.rows), -(-tokens // tile.tokens), 1)
+    norm = None if norm is None else aligned(norm)
     pointers = (x, matrix.data, matrix.scales, matrix.zeros, norm, *tensors)
-    arguments: tuple[Argument, ...] = (*pointers, tokens, *_sizes(matrix, x.dtype), *numbers, eps)
+    sizes = (tokens, *_sizes(matrix, x.dtype), *numbers)
+    arguments: tuple[Argument, ...] = (*pointers, *sizes, float(eps))
     defines = _defines(matrix, x.dtype, tile, norm is not None)
     run(CudaLaunch(kernel, kernel, grid, THREADS, arguments, defines))
 

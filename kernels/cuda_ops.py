@@ -51,9 +51,10 @@ def embed(run: Runner, tokens: torch.Tensor, weight: Weight, dtype: torch.dtype)
 
 def rms_norm(run: Runner, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """x / √(mean(x²) + eps) · weight in float32: x [T, dim], weight float32 [dim] → as x."""
+    x = x if x.stride(1) == 1 else x.contiguous()
     tokens, dim = x.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    arguments = (x, weight, y, dim, x.stride(0), eps)
+    arguments = (x, weight, y, dim, x.stride(0), float(eps))
     defines = {"TYPE": TYPES[x.dtype]}
     run(CudaLaunch("norm", "rms_norm", (tokens, 1, 1), plan_norm(dim), arguments, defines))
     return y

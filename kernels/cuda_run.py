@@ -1,4 +1,4 @@
-"""Running CUDA C launches on a GPU: CuPy compiles them by NVRTC, and keeps what it compiled."""
+"""Running CUDA C launches on a GPU through CuPy."""
 
 from functools import cache
 from typing import Any
@@ -6,11 +6,10 @@ from typing import Any
 import cupy
 import numpy as np
 import torch
+from cupy.cuda.function import Module
 
-from llama2gpu.kernels.cuda import Argument, CudaLaunch, source
-
-#: Shared memory of a block that a kernel has without asking for more.
-PLAIN_SHARED = 48 << 10
+from llama2gpu.kernels.cuda import Argument, CudaLaunch
+from llama2gpu.kernels.cuda_compile import cached_binary
 
 
 class CupyRunner:
@@ -19,26 +18,30 @@ class CupyRunner:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.index = device.index or 0
+        self.arch = int(cupy.cuda.Device(self.index).compute_capability)
 
     def __call__(self, launch: CudaLaunch) -> None:
         """See `kernels.cuda.Runner`."""
         if launch.empty:
             return
-        arguments = tuple(map(_argument, launch.arguments))
-        stream = _stream(torch.cuda.current_stream(self.device).cuda_stream, self.index)
-        with cupy.cuda.Device(self.index), stream:
-            kernel = _kernel(launch.file, launch.options, launch.kernel, self.index)
-            if launch.shared > PLAIN_SHARED:
-                kernel.max_dynamic_shared_size_bytes = launch.shared
+        with cupy.cuda.Device(self.index):
+            kernel = _kernel(launch.file, launch.options, launch.kernel, self.arch, self.index)
+            stream = _stream(torch.cuda.current_stream(self.device).cuda_stream, self.index)
+            arguments = tuple(map(_argument, launch.arguments))
             threads = (launch.threads, 1, 1)
-            kernel(launch.grid, threads, arguments, shared_mem=launch.shared)
+            kernel(launch.grid, threads, arguments, launch.shared, stream)
 
 
 @cache
-def _kernel(file: str, options: tuple[str, ...], name: str, device: int) -> Any:
-    # never --use_fast_math: it makes packed weights, which are denormal numbers, zero
-    module = cupy.RawModule(code=source(file), options=("--std=c++17", *options))
-    return module.get_function(name)
+def _module(file: str, macros: tuple[str, ...], arch: int, device: int) -> Any:
+    module = Module()
+    module.load(cached_binary(file, macros, arch))
+    return module
+
+
+@cache
+def _kernel(file: str, macros: tuple[str, ...], name: str, arch: int, device: int) -> Any:
+    return _module(file, macros, arch, device).get_function(name)
 
 
 class _Handle:
@@ -53,9 +56,7 @@ class _Handle:
 
 @cache
 def _stream(pointer: int, device: int) -> Any:
-    if hasattr(cupy.cuda.Stream, "from_external"):
-        return cupy.cuda.Stream.from_external(_Handle(pointer))
-    return cupy.cuda.ExternalStream(pointer, device)
+    return cupy.cuda.Stream.from_external(_Handle(pointer))
 
 
 def _argument(value: Argument) -> Any:

@@ -58,12 +58,13 @@ def sample(
 
 def penalize(run: Runner, logits: torch.Tensor, params: SampleParams) -> torch.Tensor | None:
     """Logits with bias and penalties, float32 [S, vocab]; None where there are none."""
-    if params.bias is None and params.generated is None:
+    known = params.generated is not None and params.prompted is not None
+    if params.bias is None and not known:
         return None
     rows, vocab = logits.shape
     scores = torch.empty(rows, vocab, dtype=torch.float32, device=logits.device)
     penalties = (params.repetition, params.presence, params.frequency)
-    counts = (params.generated, params.prompted)
+    counts = (params.generated, params.prompted) if known else (None, None)
     arguments = (logits, params.bias, *counts, *penalties, scores, vocab)
     run(CudaLaunch("sample", "penalize", plan_numbers(rows, vocab), THREADS, arguments))
     return scores

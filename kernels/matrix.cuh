@@ -6,7 +6,8 @@
 //
 // Packed values stay in their word: bits BITS · i of it are, as a float, the value times
 // 2^(BITS · i − 149), a denormal number or just above, exact below 2^24. So a weight is one AND and
-// one FMA. The other powers of two go into x, which all rows share, and 2^49 into the scale.
+// one FMA. The other powers of two go into x, which all rows share, and 2^65 into the scale,
+// so that |x| < 2^43 is in range.
 //
 // TYPE: of activations. BITS: of a weight; 4 and 8 are packed (see packed.py), 16 and 32 dense, of
 // type TYPE. SCALE: type of the scales. ZEROS: whether there are any; else it is the middle value.
@@ -67,9 +68,9 @@ __device__ inline float in_place(unsigned word, int i) {
     return __uint_as_float((i < HELD ? word : word >> 8) & ONES << BITS * place_of(i));
 }
 
-// What makes it the value times 2^-49.
+// What makes it the value times 2^-65.
 __device__ inline float factor_of(int i) {
-    return __uint_as_float((unsigned)(127 + 100 - BITS * place_of(i)) << 23);
+    return __uint_as_float((unsigned)(127 + 84 - BITS * place_of(i)) << 23);
 }
 
 // A unit of each row, as it lies there.
@@ -125,7 +126,7 @@ __device__ inline void add_unit(
                 for (int r = 0; r < ROWS; r++) {
                     const unsigned* words = &w.words[PACKED ? r : 0].raw.x;
                     float weight = PACKED ? in_place(words[word], i) : w.dense[PACKED ? 0 : r].x[j];
-                    parts[t * ROWS + r] = fmaf(weight, value, parts[t * ROWS + r]);
+                    parts[t * ROWS + r] = fma_denormal(weight, value, parts[t * ROWS + r]);
                 }
             }
         }
@@ -134,7 +135,7 @@ __device__ inline void add_unit(
     for (int s = 0; s < SUMS; s++) {
         int r = s % ROWS;
         if (PACKED)
-            sums[s] += w.scales[r] * (parts[s] * 0x1p49f - w.zeros[r] * x_sums[s / ROWS]);
+            sums[s] += w.scales[r] * (parts[s] * 0x1p65f - w.zeros[r] * x_sums[s / ROWS]);
         else
             sums[s] += parts[s];
     }

@@ -40,14 +40,20 @@ def pack(weight: Weight) -> Packed:
     """The matrix of a weight whose columns have their own order (`Int4.order` is the caller's)."""
     rows, columns = weight.shape
     if isinstance(weight, Dense):
-        data = weight.data.contiguous()
+        data = _aligned(weight.data)
         return Packed(data, (rows, columns), 8 * data.itemsize, columns, columns)
     if isinstance(weight, Int8):
         words = _pack_int8(weight.data)
         wide = 4 * words.shape[1]
         return Packed(words, (rows, columns), 8, wide, weight.group, weight.scales)
-    data, scales, zeros = weight.packed.contiguous(), weight.scales, weight.zeros
+    data, scales, zeros = _aligned(weight.packed), weight.scales, weight.zeros
     return Packed(data, (rows, columns), 4, columns, weight.group, scales, zeros)
+
+
+def _aligned(data: torch.Tensor) -> torch.Tensor:
+    """The same, contiguous from a multiple of a unit's bytes on."""
+    data = data.contiguous()
+    return data if data.is_meta or data.data_ptr() % UNIT_BYTES == 0 else data.clone()
 
 
 def takes(weight: Weight) -> bool:

@@ -57,7 +57,9 @@ __device__ inline bool is_last(int* counter, int count) {
         __threadfence();
         if (before == count - 1) *counter = 0;
     }
-    return __shfl_sync(ALL, before, 0) == count - 1;
+    bool last = __shfl_sync(ALL, before, 0) == count - 1;
+    __syncwarp();  // what the others left is there for all lanes
+    return last;
 }
 
 // A score over the temperature, with the noise by which the largest is a draw.

@@ -222,12 +222,14 @@ def penalize(
     logits: torch.Tensor, params: SampleParams, *, pdl: bool = False
 ) -> torch.Tensor | None:
     """Logits with bias and penalties, float32 [S, vocab]; None where there are none."""
-    if params.bias is None and params.generated is None:
+    known = params.generated is not None and params.prompted is not None
+    if params.bias is None and not known:
         return None
     (rows, vocab), scores = logits.shape, torch.empty_like(logits)
+    generated = params.generated if known else None
     launch(
         _penalize_kernel, plan_penalize(rows, vocab, pdl), p_logits=logits, p_bias=params.bias,
-        p_generated=params.generated, p_prompted=params.prompted, p_repetition=params.repetition,
+        p_generated=generated, p_prompted=params.prompted, p_repetition=params.repetition,
         p_presence=params.presence, p_frequency=params.frequency, p_scores=scores,
     )  # fmt: skip
     return scores

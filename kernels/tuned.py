@@ -85,6 +85,8 @@ def load_tuned(device: str, arch: Arch) -> Tuned:
 
 def read_entries(path: Path, arch: str) -> list[Entry]:
     """The entries of a file, checked. Raises `DamagedError` or `OSError`."""
+    if not path.is_file():  # a pipe would be waited for
+        raise DamagedError("it is no file")
     with path.open("rb") as file:
         data = file.read(LIMIT + 1)
     if len(data) > LIMIT:

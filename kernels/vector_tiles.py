@@ -29,13 +29,13 @@ def in_place(words, i: tl.constexpr, BITS: tl.constexpr, DENORMALS: tl.constexpr
 
 @triton.jit
 def factor_of(i: tl.constexpr, BITS: tl.constexpr, DENORMALS: tl.constexpr):
-    """Makes each value its own times 2^-49, which is left for the scale: so all stays in range."""
-    return 2.0 ** (100 - BITS * place_of(i, BITS)) if DENORMALS else 2.0**-49
+    """Makes each value its own times 2^-65, which is left for the scale: |x| < 2^43 is in range."""
+    return 2.0 ** (84 - BITS * place_of(i, BITS)) if DENORMALS else 2.0**-65
 
 
 @triton.jit
 def products(words, x, i: tl.constexpr, BITS: tl.constexpr, DENORMALS: tl.constexpr):
-    """Value i of each word times x times 2^-49: [BLOCK_N, UNITS] and [UNITS]."""
+    """Value i of each word times x times 2^-65: [BLOCK_N, UNITS] and [UNITS]."""
     return in_place(words, i, BITS, DENORMALS) * (x * factor_of(i, BITS, DENORMALS))[None, :]
 
 
@@ -115,7 +115,7 @@ def vector_sums_packed(
         zero = 1 << BITS - 1
         if HAS_ZEROS:
             zero = masked_load(p_zeros + at_group + group[None, :], inside_group, TAIL)
-        total += scale * (sums * 2.0**49 - zero * x_sums[None, :])
+        total += scale * (sums * 2.0**65 - zero * x_sums[None, :])
         if WORDS > BLOCK_W:
             at_w += BLOCK_W
             left = words < WORDS - BLOCK_W - start

@@ -62,6 +62,7 @@ class Generation(Iterator[str]):
             self.sequence = llama.engine.add(request)
             llama.live[self.sequence] = self
         self._pieces: list[str] = []
+        self._taken = 0
         self._flushed = False
 
     def __next__(self) -> str:
@@ -78,9 +79,11 @@ class Generation(Iterator[str]):
             raise self.sequence.error
         raise StopIteration
 
-    def take(self, token: Token) -> None:
-        """Takes a token of this sequence; ends it where it completes a stop string."""
-        self._release(self._text.push(token.id))
+    def catch_up(self) -> None:
+        """Takes the sequence's new tokens; ends it where one completes a stop string."""
+        while self._taken < len(self.sequence.output) and not self._text.stopped:
+            self._taken += 1
+            self._release(self._text.push(self.sequence.output[self._taken - 1].id))
         if self._text.stopped:
             self._llama.engine.cancel(self.sequence, "stop")
             self.sequence.reason = "stop"  # also where its last token completed the string
@@ -169,9 +172,9 @@ class Llama:
             for sequence in [*self.engine.running, *self.engine.waiting]:
                 if sequence not in self.live:
                     self.engine.cancel(sequence)
-            for sequence, token in self.engine.step():
-                if (generation := self.live.get(sequence)) is not None:
-                    generation.take(token)
+            self.engine.step()
+            for generation in list(self.live.values()):
+                generation.catch_up()
 
     def request(self, prompt: Prompt, params: SamplingParams) -> Request:
         """A prompt as the engine takes it: its ids, its bound and its stop ids."""
@@ -262,7 +265,10 @@ def build_model(
 ) -> Model:
     """The checkpoint's weights, quantized if asked, placed on the backend."""
     kind = auto_dtype(checkpoint.dtype, backend.device) if dtype == "auto" else DTYPES[dtype]
-    weights = load_weights(checkpoint, kind, backend.prepare, backend.device, progress, quantizer)
+    with backend.current():
+        weights = load_weights(
+            checkpoint, kind, backend.prepare, backend.device, progress, quantizer
+        )
     return Model(checkpoint.config, weights, backend, kind, context)
 
 

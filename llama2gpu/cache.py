@@ -90,6 +90,11 @@ class KVCache:
         self._free += pages
         self._free.sort(reverse=True)
 
+    def wipe(self, pages: list[int]) -> None:
+        """Makes pages finite whose numbers may be none: what is masked is multiplied by 0."""
+        for part in self.parts:
+            part[:, pages] = 0
+
     def _widened(self, x: torch.Tensor, pages: int) -> torch.Tensor:
         layers, old, *rest = x.shape
         if old >= pages:

@@ -54,7 +54,7 @@ class Decoding:
         return drawn
 
     def drop(self) -> None:
-        """Forgets what was launched: the sequences are as they were when last read."""
+        """Ends the group and forgets what was launched: sequences are as they were last read."""
         self.group = []
         self.loop.forget()
 

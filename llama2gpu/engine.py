@@ -10,6 +10,8 @@ import time
 from collections import deque
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import torch
 
@@ -65,8 +67,9 @@ class Engine:
         self.waiting: deque[Sequence] = deque()
         self.stats = Stats()
         self.cache = KVCache(model.config, 0, kv_dtype or model.activations, self.device, page)
-        server = model.backend
-        loop = DecodeLoop(server, self._next, self._held_tensors, model.context, page)
+        # not methods: a loop that held its engine would keep the weights until a collection
+        step, held = partial(_next, model, self.cache), partial(_held, model, self.cache)
+        loop = DecodeLoop(model.backend, step, held, model.context, page)
         self._decoding = Decoding(loop, page)
 
     @property
@@ -89,7 +92,18 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Sequence, Token]]:
-        """One pass for all running sequences; returns the tokens that it drew."""
+        """One pass for all running sequences; returns the tokens that it drew.
+
+        One that is interrupted is done again, from what each sequence has accepted.
+        """
+        try:
+            with self.model.backend.current():
+                return self._step()
+        except BaseException:
+            self._decoding.drop()
+            raise
+
+    def _step(self) -> list[tuple[Sequence, Token]]:
         self._admit()
         began = time.perf_counter()
         under_way = self._decoding.under_way(self.running)
@@ -109,6 +123,7 @@ class Engine:
 
     def _pass(self, spans: dict[Sequence, Span]) -> list[tuple[Sequence, Token]]:
         """What is drawn once each sequence has taken what it adds."""
+        self._decoding.drop()  # whoever goes on beside it, goes on from here
         ready = [s for s, span in spans.items() if span.start + span.count == len(s.tokens)]
         drawn = self._draw(ready, *self._inputs(spans, ready))
         for s, span in spans.items():  # not before: an interrupted step is done again
@@ -117,22 +132,19 @@ class Engine:
 
     def _loop(self, spans: dict[Sequence, Span]) -> list[tuple[Sequence, Token]]:
         """What the device's own loop drew; it begins anew where there are spans."""
-        decoding = self._decoding
-        try:
-            if spans:
-                tokens, batch, _ = self._inputs(spans, list(spans), spare=True)
-                decoding.begin(list(spans), tokens, batch, self._params(list(spans)))
-            decoding.launch(self.running)
-            return decoding.read()
-        except BaseException:
-            decoding.drop()  # what was read last is where it goes on
-            raise
+        if spans:
+            tokens, batch, _ = self._inputs(spans, list(spans), spare=True)
+            self._decoding.begin(list(spans), tokens, batch, self._params(list(spans)))
+        self._decoding.launch(self.running)
+        return self._decoding.read()
 
     def _admit(self) -> None:
         """Moves who waits to who runs, with the pages that each may need; the cache grows once."""
         count = min(len(self.waiting), self.max_sequences - len(self.running))
-        joining = [self.waiting.popleft() for _ in range(count)]
+        joining = [s for s in islice(self.waiting, count) if s not in self.running]
         self.running += joining
+        for _ in range(count):
+            self.waiting.popleft()
         wanted = [self._reserve(s) for s in joining]
         missing = sum(map(self.cache.pages_for, wanted)) - self.cache.free_pages
         if missing > 0:
@@ -161,6 +173,7 @@ class Engine:
         """What each sequence adds in this step, in running order."""
         spans, left = {}, self.chunk
         for s in self.running:
+            s.settle()
             start, count = s.cached, len(s.tokens) - s.cached
             if self.recompute:
                 start, count = 0, len(s.tokens)
@@ -188,16 +201,8 @@ class Engine:
         batch = build_batch(found, self.cache.page, self.device, spare=spare)
         return self._tensor(tokens), batch, self._tensor(rows)
 
-    def _next(self, tokens: torch.Tensor, batch: Batch, params: SampleParams) -> Drawn:
-        """A token of each sequence through the model, and the next ones drawn."""
-        return self.model.draw(self.model.forward(tokens, batch, self.cache.layers), params)
-
     def _params(self, sequences: Seq[Sequence]) -> SampleParams:
         return stack([s.state for s in sequences], self.model.config.vocab, self.device)
-
-    def _held_tensors(self) -> tuple[torch.Tensor, ...]:
-        """What `_next` reads and may be replaced: a cache grows, and so does the RoPE table."""
-        return (*self.cache.parts, *self.model.rope)
 
     def _draw(
         self, ready: Seq[Sequence], tokens: torch.Tensor, batch: Batch, rows: torch.Tensor
@@ -220,6 +225,7 @@ class Engine:
         if not math.isfinite(token.logprob):
             message = "the model gave logits that are no numbers: its weights are damaged, "
             sequence.fail(RequestError(message + "or too large for --dtype fp16: try fp32 or bf16"))
+            self.cache.wipe(sequence.pages)
         return sequence.reason is None
 
     def _count(self, taken: int, drawn: int, decoding: bool, seconds: float) -> None:
@@ -243,3 +249,15 @@ class Engine:
 
     def _tensor(self, values: Seq[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.device)
+
+
+def _next(
+    model: Model, cache: KVCache, tokens: torch.Tensor, batch: Batch, params: SampleParams
+) -> Drawn:
+    """A token of each sequence through the model, and the next ones drawn."""
+    return model.draw(model.forward(tokens, batch, cache.layers), params)
+
+
+def _held(model: Model, cache: KVCache) -> tuple[torch.Tensor, ...]:
+    """What `_next` reads and may be replaced: a cache grows, and so does the RoPE table."""
+    return (*cache.parts, *model.rope)

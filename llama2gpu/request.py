@@ -47,9 +47,9 @@ class Request:
 class Sequence:
     """A request under way.
 
-    tokens: prompt and output. output: what was generated, a stop id left out. cached: tokens that
-    the model has seen. reason: why it ended, None while it runs; error: what cancelled it, where
-    the engine could not go on with it.
+    output: what was generated, a stop id left out; all else follows from it. tokens: prompt and
+    output. cached: tokens that the model has seen. reason: why it ended, None while it runs; error:
+    what cancelled it, where the engine could not go on with it.
     """
 
     def __init__(self, request: Request, vocab: int, context: int, device: torch.device) -> None:
@@ -85,15 +85,19 @@ class Sequence:
         """Takes the next token; False where it is a stop id, which ends the text unseen."""
         if self.first_token_at is None:
             self.first_token_at = time.perf_counter()
-        params = self.request.params
-        if token.id in self.request.stop_ids and not params.ignore_eos:
+        if token.id in self.request.stop_ids and not self.request.params.ignore_eos:
             self.reason = "eos"
             return False
-        self.state.accept(token.id)
-        self.tokens.append(token.id)
         self.output.append(token)
-        if len(self.output) == params.max_tokens:
-            self.reason = "length"
-        elif len(self.output) == self.room:
-            self.reason = "context"
+        self.settle()
         return True
+
+    def settle(self) -> None:
+        """Brings all else in line with `output`, also where it was interrupted in that."""
+        known = len(self.tokens) - len(self.request.prompt)
+        self.tokens += [token.id for token in self.output[known:]]
+        self.cached = min(self.cached, len(self.tokens) - 1)  # the last one is to be taken yet
+        self.state.catch_up([token.id for token in self.output[self.state.drawn :]])
+        if self.reason is None and self.left <= 0:
+            bound = self.request.params.max_tokens
+            self.reason = "context" if bound is None or len(self.output) < bound else "length"

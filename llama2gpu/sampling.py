@@ -113,11 +113,14 @@ class SamplerState:
             self.prompted[torch.tensor(prompt, dtype=torch.int64, device=device)] = True
             self.generated = torch.zeros(vocab, dtype=torch.int32, device=device)
 
-    def accept(self, token: int) -> None:
-        """Counts a token that was drawn."""
-        self.drawn += 1
-        if self.generated is not None:
-            self.generated[token] += 1
+    def catch_up(self, tokens: Sequence[int]) -> None:
+        """Counts tokens that were drawn since."""
+        for token in tokens:
+            self.drawn += 1
+            if self.generated is not None:
+                self.generated[token] += 1
+            if self.c_sampler is not None:
+                self.c_sampler.accept()
 
 
 def stack(states: Sequence[SamplerState], vocab: int, device: torch.device) -> SampleParams:
@@ -159,17 +162,21 @@ class Llama2CSampler:
 
     def __init__(self, temperature: float, top_p: float, seed: int) -> None:
         self.temperature, self.top_p = np.float32(temperature), np.float32(top_p)
-        self.state = seed
+        self.state = self._next = seed
 
     def coin(self) -> np.float32:
-        """A number in [0, 1)."""
+        """A number in [0, 1), the same until `accept`."""
         s = self.state
         s ^= s >> 12
         s ^= (s << 25) & 0xFFFFFFFFFFFFFFFF
         s ^= s >> 27
-        self.state = s
+        self._next = s
         word = (s * 0x2545F4914F6CDD1D & 0xFFFFFFFFFFFFFFFF) >> 32
         return np.float32((word >> 8) / 16777216.0)
+
+    def accept(self) -> None:
+        """Goes on to the next number, if one was taken."""
+        self.state = self._next
 
     def draw(self, logits: torch.Tensor) -> int:
         """The next token from logits [vocab]."""

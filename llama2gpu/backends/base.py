@@ -8,7 +8,8 @@ backend brings a faster one of its own.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -84,12 +85,13 @@ class Looping(NamedTuple):
 
     lag: steps that are launched before the oldest is read. buckets: attention goes by the lengths
     on the device, so that `Batch.cached_counts` may be upper bounds and a batch may be padded, both
-    to few sizes. capture: makes a graph of what has run once; None where there are none.
+    to few sizes. capture: makes what makes graphs of work that has run once; None where there are
+    none. The graphs of one `Capture` share their memory.
     """
 
     lag: int = 0
     buckets: bool = False
-    capture: "Capture | None" = None
+    capture: "Callable[[], Capture] | None" = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,10 @@ class Backend(ABC):
 
         op: "embed", "linear" or one of the fused ops that take a matrix.
         """
+
+    def current(self) -> AbstractContextManager[object]:
+        """Makes the device the current one of this thread, where a library asks for that."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def looping(self) -> Looping:
         """How it takes decode steps that follow each other; asked once by whoever runs them."""

@@ -19,6 +19,7 @@ from llama2gpu.backends.torch_attention import sequence
 from llama2gpu.kernels.packed import Packed, pack, takes
 from llama2gpu.kernels.splits import Tiles, Workspace, make_workspace
 from llama2gpu.quant import Dense, Int4, Weight
+from llama2gpu.quant.weight import int4
 
 #: Environment variable that switches CUDA graphs off, where it is set.
 NO_GRAPH = "LLAMA2GPU_NO_GRAPH"
@@ -62,13 +63,19 @@ class KernelBackend(Backend):
     def try_kernel(cls, device: torch.device, running: str) -> Probe:
         """Runs a small kernel on the device; `running`: what is told where that works."""
         try:
-            x = torch.ones(2, 8, device=device)
-            found = cls.on(device).rms_norm(x, Norm(torch.full((8,), 3.0, device=device), 0.0))
-            ok = bool((found == 3.0).all())
+            backend, x = cls.on(device), torch.arange(32.0, device=device)[None]
+            # small whole numbers, whose sums are exact; packed ones are denormal numbers on the way
+            q = (torch.arange(8 * 32) * 7 % 16).view(8, 32)
+            weight = int4(q.float(), torch.ones(8, 1), None)
+            with backend.current():
+                found = backend.linear(x, backend.prepare(weight, "linear")).cpu()
+            wanted = torch.arange(32.0) @ (q - 8.0).T
         except Exception as error:  # of many kinds: the compiler's and the driver's
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             return Probe(False, f"a kernel does not run on {device_name(device)}: {reason}")
-        return Probe(ok, running)
+        if not torch.equal(found[0], wanted):
+            return Probe(False, f"a kernel gives wrong results on {device_name(device)}")
+        return Probe(True, running)
 
     @classmethod
     @abstractmethod
@@ -164,7 +171,7 @@ class KernelBackend(Backend):
         matrix: PackedMatrix = weight
         if self.borrowed:
             return super().qkv(x, norm, weight, rope, batch, cache)
-        if self.fuses(x, matrix) and cache.k_scale is None:
+        if self.fuses(x, matrix) and cache.k.dtype == x.dtype:
             return self.few_qkv(x, matrix.packed, norm, rope, batch, cache)
         return self.rope_write(self._product(x, matrix, norm), rope, batch, cache)
 
@@ -187,7 +194,7 @@ class KernelBackend(Backend):
             return super().looping()
         if self.device.type != "cuda":
             return Looping(buckets=True)
-        return Looping(1, True, None if os.environ.get(NO_GRAPH) else CudaCapture())
+        return Looping(1, True, None if os.environ.get(NO_GRAPH) else CudaCapture)
 
     def fuses(self, x: Tensor, matrix: PackedMatrix) -> bool:
         """Whether one kernel takes norm, product and epilogue."""

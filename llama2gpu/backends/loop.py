@@ -171,7 +171,7 @@ class ReadBack:
         if drawn.tokens.is_cuda:
             self.parts = [part.to("cpu", non_blocking=True) for part in parts]
             self.event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self.event.record()
+            self.event.record(torch.cuda.current_stream(drawn.tokens.device))
         else:
             self.parts = [part.clone() for part in parts]
 

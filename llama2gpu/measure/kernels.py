@@ -127,7 +127,8 @@ def inspect_all(
 
     told: hears how many jobs are done, of how many, and which is waited for.
     """
-    require_compiler()
+    if any(job.variant != CUDA_C for job in jobs):
+        require_compiler()
     names = [f"{job.work.op} {job.work.weight} {job.arch}" for job in jobs]
     workers = min(os.cpu_count() or 1, len(jobs) // 2, 32)
     if workers < 2:

@@ -1,5 +1,8 @@
 """When work is captured, replayed and captured again, with a graph that a CPU can play."""
 
+from weakref import ref
+
+import pytest
 import torch
 
 from llama2gpu.backends.base import Drawn
@@ -41,7 +44,7 @@ class Memory:
 
 def test_captured_once_for_each_key() -> None:
     memory, capturing = Memory(), Capturing()
-    run = Replays(lambda: memory.held, capturing)
+    run = Replays(lambda: memory.held, lambda: capturing)
     for n in range(5):
         memory.held[0].fill_(n)
         for key in ("a", "b"):
@@ -51,7 +54,7 @@ def test_captured_once_for_each_key() -> None:
 
 def test_memory_that_moves_is_captured_anew() -> None:
     memory, capturing = Memory(), Capturing()
-    run = Replays(lambda: memory.held, capturing)
+    run = Replays(lambda: memory.held, lambda: capturing)
     for n in range(6):
         if n == 3:
             memory.held = (torch.zeros(3),)
@@ -66,3 +69,29 @@ def test_nothing_is_captured_where_nothing_can_be() -> None:
     results = [run("a", memory.work) for _ in range(3)]
     assert len({x.logits.data_ptr() for x in results}) == 3
     assert not run.graphs
+
+
+def test_work_that_cannot_be_captured_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    memory, tried = Memory(), []
+
+    def failing(work: Work) -> tuple[Graph, Drawn]:
+        tried.append(work)
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    run = Replays(lambda: memory.held, lambda: failing)
+    for n in range(5):
+        memory.held[0].fill_(n)
+        assert run("a", memory.work).tokens.tolist() == [n, n, n]
+    assert len(tried) == 1
+    (record,) = caplog.records
+    assert "operation not permitted when stream is capturing): it runs without" in record.message
+
+
+def test_old_memory_is_not_kept() -> None:
+    memory, capturing = Memory(), Capturing()
+    run = Replays(lambda: memory.held, lambda: capturing)
+    run("a", memory.work)
+    old = ref(memory.held[0])
+    memory.held = (torch.zeros(3),)
+    assert old() is None
+    assert run("a", memory.work).tokens.tolist() == [0, 0, 0]

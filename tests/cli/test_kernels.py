@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 from llama2gpu.backends import available, backend_class
 from llama2gpu.cli.main import program
 from llama2gpu.config import Config
-from llama2gpu.kernels import cuda_code
+from llama2gpu.kernels import cuda_compile
 from llama2gpu.kernels.arch import EVERY_ARCH
-from llama2gpu.kernels.cuda_code import missing_compiler
+from llama2gpu.kernels.cuda_compile import missing_compiler
 from llama2gpu.kernels.launch import INTERPRETED
 from llama2gpu.measure import kernels, shapes
 from llama2gpu.measure.kernel_work import OPS, WEIGHTS, works
@@ -128,7 +128,7 @@ def test_cuda_c() -> None:
 @pytest.mark.usefixtures("_toy")
 def test_without_the_compiler_of_cuda_c(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        cuda_code, "missing_compiler", lambda: "NVRTC is not at hand: pip install x"
+        cuda_compile, "missing_compiler", lambda: "NVRTC is not at hand: pip install x"
     )
     options = ("--shape", "small", "--weight", "dense", "--op", "linear", "--tokens", "1")
     result = call("inspect", *options, "--json")

@@ -42,7 +42,7 @@ class Ahead(TorchBackend):
 
     def __init__(self, lag: int, buckets: bool, captures: bool) -> None:
         super().__init__(torch.device("cpu"))
-        self.way = Looping(lag, buckets, self.capture if captures else None)
+        self.way = Looping(lag, buckets, (lambda: self.capture) if captures else None)
         self.compiled = False
         self.loop: DecodeLoop | None = None
         self.captured = 0

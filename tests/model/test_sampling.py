@@ -75,7 +75,7 @@ def test_penalties_in_order() -> None:
         CPU,
     )
     for token in (1, 1, 4):
-        state.accept(token)
+        state.catch_up([token])
     out = penalize(LOGITS[None], stack([state], 6, CPU))[0]
     wanted = [1.0, (1.0 + 3.0) / 2 - 0.25 - 1.0, 0.5, 0.5, -1.0 * 2 - 0.25 - 0.5, -torch.inf]
     assert out.tolist() == wanted
@@ -135,13 +135,18 @@ def test_c_generator() -> None:
         state ^= state >> 12
         state = (state ^ (state << 25)) % 2**64
         state ^= state >> 27
-        assert sampler.coin() == np.float32((state * 0x2545F4914F6CDD1D % 2**64 >> 40) / 2**24)
+        coin = np.float32((state * 0x2545F4914F6CDD1D % 2**64 >> 40) / 2**24)
+        assert (sampler.coin(), sampler.coin()) == (coin, coin)
+        sampler.accept()
 
 
 @pytest.mark.parametrize("top_p", [0.5, 0.9, 1.0, 1e-9])
 def test_c_sampler_draws_what_is_likely(top_p: float) -> None:
     sampler = Llama2CSampler(0.7, top_p, 5)
-    drawn = {sampler.draw(LOGITS) for _ in range(200)}
+    drawn = set()
+    for _ in range(200):
+        drawn.add(sampler.draw(LOGITS))
+        sampler.accept()
     assert 5 not in drawn
     assert 0 in drawn
     assert Llama2CSampler(0.0, top_p, 5).draw(LOGITS) == 0

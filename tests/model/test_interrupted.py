@@ -1,0 +1,103 @@
+"""What comes between two steps: guests, damaged neighbors, Control-C; others never notice."""
+
+from collections.abc import Sequence as Seq
+from typing import Any
+
+import pytest
+import torch
+
+from llama2gpu.backends.torch import TorchBackend
+from llama2gpu.engine import Engine
+from llama2gpu.model import Model
+from llama2gpu.request import Request, Sequence, Token
+from llama2gpu.sampling import SamplingParams
+from tests.model.test_decoding import WAYS, engine_on, finish, model_on, steps
+from tests.model.test_decoding import plain as plain
+
+CPU = torch.device("cpu")
+#: As in `test_decoding`, and the engine as it is by default on a CPU.
+EVERY_WAY = (*WAYS, "default")
+
+
+def engine_of(way: str, plain: Model, **options: Any) -> Engine:
+    return Engine(plain, **options) if way == "default" else engine_on(way, **options)
+
+
+def asked(i: int, **params: Any) -> Request:
+    return Request([i + 1, 2 * i, 3], SamplingParams(**{"max_tokens": 30, "seed": i + 1, **params}))
+
+
+def ids(tokens: Seq[Token]) -> list[int]:
+    return [token.id for token in tokens]
+
+
+@pytest.mark.parametrize(
+    "guest",
+    [{"max_tokens": 1}, {"max_tokens": 2}, {"sampler": "llama2c", "max_tokens": 5}],
+    ids=str,
+)
+@pytest.mark.parametrize("way", EVERY_WAY)
+def test_guests(way: str, guest: dict[str, Any], plain: Model) -> None:
+    """Who comes and goes within a step or a few leaves the others where they are."""
+    wanted = [ids(finish(Engine(plain), [asked(i)])[0][0]) for i in range(2)]
+    engine = engine_of(way, plain)
+    staying = [engine.add(asked(i)) for i in range(2)]
+    steps(engine, 5)
+    for _ in range(2):
+        visitor = engine.add(asked(5, **guest))
+        while visitor.reason is None:
+            engine.step()
+        steps(engine, 3)
+    while engine.busy:
+        engine.step()
+    assert [ids(s.output) for s in staying] == wanted
+
+
+@pytest.mark.parametrize("sampler", ["default", "llama2c"])
+@pytest.mark.parametrize("after", [0, 1, 4, 13])
+@pytest.mark.parametrize("way", EVERY_WAY)
+def test_interrupted_while_tokens_are_taken(
+    way: str, after: int, sampler: str, plain: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [asked(i, sampler=sampler) for i in range(3)]
+    wanted = [ids(tokens) for tokens, _ in finish(Engine(plain), requests)]
+    engine = engine_of(way, plain)
+    sequences = [engine.add(request) for request in requests]
+    accept, calls = Sequence.accept, 0
+
+    def interrupted(self: Sequence, token: Token) -> bool:
+        nonlocal calls
+        calls += 1
+        if calls == after + 1:
+            raise KeyboardInterrupt
+        return accept(self, token)
+
+    monkeypatch.setattr(Sequence, "accept", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        steps(engine, 20)
+    for _ in range(200):
+        if engine.busy:
+            engine.step()
+    assert not engine.busy
+    assert [ids(s.output) for s in sequences] == wanted
+
+
+@pytest.mark.parametrize("way", EVERY_WAY)
+def test_no_number_stays_behind(way: str) -> None:
+    """A request whose logits are no numbers fails alone, and so does nobody after it."""
+    model = model_on(TorchBackend(CPU))
+    backend = model.backend
+    healthy = [Request([1, 2], SamplingParams(temperature=0, max_tokens=20)),
+               Request([4] * 20, SamplingParams(temperature=0, max_tokens=20))]  # fmt: skip
+    wanted = [ids(finish(Engine(model), [r])[0][0]) for r in healthy]
+    engine = Engine(model) if way == "default" else engine_on(way)
+    weights: Any = engine.model.weights.embed
+    kept = weights.data[60].clone()
+    weights.data[60] = torch.nan
+    assert backend is model.backend
+    ill = engine.add(Request([60] * 40, SamplingParams(max_tokens=20)))
+    while engine.busy:
+        engine.step()
+    assert "no numbers" in str(ill.error)
+    weights.data[60] = kept
+    assert [ids(tokens) for tokens, _ in finish(engine, healthy)] == wanted
