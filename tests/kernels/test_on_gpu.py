@@ -101,6 +101,16 @@ def test_runs_are_repeatable(backend: str, quant: str, monkeypatch: pytest.Monke
 
 
 @every_backend
+def test_a_cache_that_grows(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was captured on the old one is captured anew."""
+    engine = engine_with(monkeypatch, backend, {}, "int4")
+    for count, sequences in ((20, 1), (200, 2), (1, 5), (700, 3), (200, 2)):
+        found = tokens_of(engine, count, sequences, temperature=0)
+        fresh = engine_with(monkeypatch, backend, {}, "int4")
+        assert found == tokens_of(fresh, count, sequences, temperature=0)
+
+
+@every_backend
 def test_golden_text(backend: str, stories: Path) -> None:
     model = llama2gpu.load(
         stories / "stories260K.bin", tokenizer=stories / "tok512.bin", backend=backend,
