@@ -15,14 +15,14 @@ from itertools import islice
 
 import torch
 
-from llama2gpu.backends.base import Batch, Drawn
+from llama2gpu.backends.base import Batch
 from llama2gpu.backends.loop import DecodeLoop, ReadBack
 from llama2gpu.batch import Span, build_batch
 from llama2gpu.cache import PAGE, KVCache
 from llama2gpu.decoding import Decoding, most_asked, tokens_of
 from llama2gpu.errors import RequestError
 from llama2gpu.model import Model
-from llama2gpu.ops.sample import SampleParams, log_probability
+from llama2gpu.ops.sample import Drawn, SampleParams, log_probability
 from llama2gpu.request import Request, Sequence, StopReason, Token
 from llama2gpu.sampling import stack
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 import torch
 
-from llama2gpu.backends.base import Backend, Batch, Drawn, LayerCache, Norm, Rope
+from llama2gpu.backends.base import Backend, Batch, LayerCache, Norm, Rope
 from llama2gpu.config import Config
 from llama2gpu.ops.rope import rope_table
-from llama2gpu.ops.sample import SampleParams
+from llama2gpu.ops.sample import Drawn, SampleParams
 from llama2gpu.weights import Weights
 
 

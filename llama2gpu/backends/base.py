@@ -11,19 +11,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from llama2gpu.backends.graphs import Capture
 from llama2gpu.ops.advance import advance
 from llama2gpu.ops.paged import LayerCache as LayerCache
-from llama2gpu.ops.sample import SampleParams, sample
+from llama2gpu.ops.sample import Drawn, SampleParams, sample
 from llama2gpu.quant import Weight
 from llama2gpu.weights import LayerWeights
-
-if TYPE_CHECKING:
-    from llama2gpu.backends.graphs import Capture
 
 PRIMITIVES = ("embed", "rms_norm", "linear", "rope", "silu_mul", "write_kv", "attend")
 FUSED = ("qkv", "attention", "project_add", "gate_up", "logits", "sample")
@@ -72,14 +70,6 @@ class Rope(NamedTuple):
     sin: Tensor
 
 
-class Drawn(NamedTuple):
-    """Next tokens int64 [S], their log-probabilities float32 [S], and all logits [S, vocab]."""
-
-    tokens: Tensor
-    logprobs: Tensor
-    logits: Tensor
-
-
 class Looping(NamedTuple):
     """How decode steps follow each other.
 
@@ -91,7 +81,7 @@ class Looping(NamedTuple):
 
     lag: int = 0
     buckets: bool = False
-    capture: "Callable[[], Capture] | None" = None
+    capture: Callable[[], Capture] | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from llama2gpu.backends.base import Drawn
+from llama2gpu.ops.sample import Drawn
 
 #: The tensors that work reads besides its own; a graph is good while they stay the same.
 Held = Callable[[], tuple[Tensor, ...]]

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from llama2gpu.backends.base import Backend, Batch, Drawn
+from llama2gpu.backends.base import Backend, Batch
 from llama2gpu.backends.graphs import Held, Replays
-from llama2gpu.ops.sample import SampleParams
+from llama2gpu.ops.sample import Drawn, SampleParams
 
 #: A token of each sequence through the model, and the next ones drawn.
 Step = Callable[[Tensor, Batch, SampleParams], Drawn]

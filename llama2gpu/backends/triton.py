@@ -16,7 +16,6 @@ from llama2gpu.backends.base import (
     CACHE_OPS,
     MATRIX_OPS,
     Batch,
-    Drawn,
     LayerCache,
     Norm,
     Prepared,
@@ -37,7 +36,7 @@ from llama2gpu.kernels.packed import Packed
 from llama2gpu.kernels.splits import Tiles, Workspace, splits_for
 from llama2gpu.kernels.tiling import FEW, UNTUNED, Tiling, tiling_for
 from llama2gpu.kernels.tuned import Tuned, load_tuned
-from llama2gpu.ops.sample import SampleParams
+from llama2gpu.ops.sample import Drawn, SampleParams
 from llama2gpu.quant import Dense, Weight
 
 #: Environment variables that switch off, where set: launches before their predecessor has ended,

@@ -1,6 +1,7 @@
 """What sampling means, in torch: the definition that every backend's `sample` reproduces."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -36,6 +37,14 @@ class SampleParams:
     prompted: torch.Tensor | None = None
     greedy: bool = False
     truncated: bool = True
+
+
+class Drawn(NamedTuple):
+    """Next tokens int64 [S], their log-probabilities float32 [S], and all logits [S, vocab]."""
+
+    tokens: torch.Tensor
+    logprobs: torch.Tensor
+    logits: torch.Tensor
 
 
 def sample(logits: torch.Tensor, params: SampleParams) -> tuple[torch.Tensor, torch.Tensor]:

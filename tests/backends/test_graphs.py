@@ -5,8 +5,8 @@ from weakref import ref
 import pytest
 import torch
 
-from llama2gpu.backends.base import Drawn
 from llama2gpu.backends.graphs import Graph, Replays, Work
+from llama2gpu.ops.sample import Drawn
 
 
 class Played:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from llama2gpu.backends.base import Drawn, Norm
+from llama2gpu.backends.base import Norm
 from llama2gpu.backends.inputs import Inputs
 from llama2gpu.backends.numpy import NumpyBackend
 from llama2gpu.backends.torch import TorchBackend
@@ -19,7 +19,7 @@ from llama2gpu.kernels.launch import recording
 from llama2gpu.kernels.packed import pack
 from llama2gpu.kernels.tiling import Tiling
 from llama2gpu.ops.cases import Case
-from llama2gpu.ops.sample import SampleParams
+from llama2gpu.ops.sample import Drawn, SampleParams
 from llama2gpu.ops.tolerance import bound, error
 from llama2gpu.quant import Dense
 from tests.kernels.device import PLACE, needs_device

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llama2gpu.api import build_model
-from llama2gpu.backends.base import Batch, Drawn, LayerCache, Looping
+from llama2gpu.backends.base import Batch, LayerCache, Looping
 from llama2gpu.backends.graphs import Graph, Work
 from llama2gpu.backends.loop import DecodeLoop, bucket_of
 from llama2gpu.backends.torch import TorchBackend
@@ -19,6 +19,7 @@ from llama2gpu.checkpoints import RandomCheckpoint
 from llama2gpu.config import Config
 from llama2gpu.engine import Engine
 from llama2gpu.model import Model
+from llama2gpu.ops.sample import Drawn
 from llama2gpu.request import Request, Token
 from llama2gpu.sampling import SamplingParams
 
