@@ -1,6 +1,5 @@
 """All that a GPU is asked at once: tests, kernels, whole models. `python bench/gpu.py RESULTS`."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,6 +8,9 @@ from pathlib import Path
 
 import click
 import torch
+
+from llama2gpu.measure.model_result import ModelResult
+from llama2gpu.measure.results import read_results
 
 #: Whole models: shape, then the weights to take it with.
 MODELS = {"llama-1.1b": ("none", "int4"), "llama2-7b": ("none", "int8", "int4", "int4+head")}
@@ -48,16 +50,14 @@ def decode(results: Path, shape: str, backend: str, quant: str) -> str:
     """One line on a whole model."""
     name = f"decode-{shape}-{backend}-{quant}"
     path = results / f"{name}.json"
-    options = ["--shape", shape, "--backend", backend, "--quant", quant, "--prompt", "128"]
-    options += ["--tokens", "128", "--repeats", "3", "--json", str(path)]
-    done, seconds = run(name, results, "bench.decode", *options)
+    options = ["--shape", shape, "--backend", backend, "--quant", quant, "--depth", "128"]
+    options += ["--tokens", "128", "--repeats", "3", "--output", str(path)]
+    done, seconds = run(name, results, "llama2gpu", "bench", "decode", *options)
     if not done:
         return f"{name:<34} FAILED after {seconds:.0f} s: {results / name}.log"
-    (result,) = json.loads(path.read_text())
-    rates = sorted(r["decode_rate"] for r in result["rounds"])
-    rate = rates[len(rates) // 2]
-    share = rate * result["weight_bytes"] / result["rounds"][0]["read_peak"]
-    return f"{name:<34} {rate:8.1f} tok/s {share:6.0%} of the read peak"
+    (result,) = map(ModelResult.read, read_results(path))
+    rate = result.median("decode_rate")
+    return f"{name:<34} {rate:8.1f} tok/s {result.read_share:6.0%} of the read peak"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ COMMANDS = {
         "llama2gpu.cli.kernels",
         "List the GPU kernels, take them apart, compile them ahead or tune them.",
     ),
+    "bench": ("llama2gpu.cli.bench", "Measure whole models, and compare runs."),
     "inspect": ("llama2gpu.cli.inspect", "Show what a checkpoint holds."),
     "tokenize": ("llama2gpu.cli.tokenize", "Show the tokens of a text."),
     "quantize": (

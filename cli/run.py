@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llama2gpu.cli import options, quant_options
+from llama2gpu.cli import bench_options, options, quant_options
 from llama2gpu.cli.explain import lines, report
 
 if TYPE_CHECKING:
@@ -41,11 +41,13 @@ if TYPE_CHECKING:
 @click.option("--show-prompt", is_flag=True, help="Print the exact prompt and its ids on stderr.")
 @click.option("--explain", is_flag=True, help="Say on stderr what serves each op, and why.")
 @click.option("--no-echo", is_flag=True, help="Leave the prompt out of the text.")
+@bench_options.profile
 @options.as_json
 @options.quiet
 def command(
     prompt: str | None,
     prompt_file: Path | None,
+    profile: Path | None,
     show_prompt: bool,
     explain: bool,
     no_echo: bool,
@@ -73,8 +75,11 @@ def command(
         raise click.UsageError("--logprobs needs --json.")
     if prompt_file is not None:
         prompt = prompt_file.read_bytes().decode("utf-8", "surrogateescape")
+    bench_options.check_output(profile)
     asked = options.sampling_values(rest)
     llama = _load(rest, quiet)
+    from llama2gpu.measure.profile import profiling
+
     if prompt is None:
         prompt = llama.checkpoint.default_prompt
     prompt = well_formed(prompt)
@@ -88,11 +93,13 @@ def command(
     if show_prompt:
         ids = list(generation.sequence.request.prompt)
         click.echo(f"prompt: {prompt!r}\nids: {ids}", err=True)
-    interrupted = _print(generation, prompt, as_json, no_echo)
+    with profiling(profile, llama.backend):
+        interrupted = _print(generation, prompt, as_json, no_echo)
     if as_json:
         click.echo(json.dumps(_answer(llama, generation), allow_nan=False))
     if not quiet:
         click.echo(_summary(llama, generation), err=True)
+    bench_options.wrote(profile, quiet)
     if interrupted:
         click.get_current_context().exit(130)
 

@@ -26,3 +26,7 @@ class BackendError(Llama2GPUError):
 
 class RequestError(Llama2GPUError):
     """A request that can't be served: its parameters, its prompt or its length."""
+
+
+class ResultsError(Llama2GPUError):
+    """A file of measurements can't be read, or two can't be compared."""

@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"backends.base", "calibrate", "checkpoints", "documents", "quantizer", "tokenizer"},
     "api": API,
     **dict.fromkeys(("measure", "server"), API),
+    "measure.results": {"errors", "files"},
     **dict.fromkeys(
         (
             "measure.binary",

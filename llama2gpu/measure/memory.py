@@ -27,6 +27,11 @@ def peak_memory(device: torch.device) -> int | None:
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # bytes on macOS
 
 
+def tells_memory() -> bool:
+    """Whether the system tells a process's anonymous memory, as Linux does."""
+    return _STATUS.exists()
+
+
 class AnonymousPeak:
     """Watches the process's anonymous memory while it is entered (Linux).
 
@@ -50,16 +55,18 @@ class AnonymousPeak:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._look()
+        self.look()
         self._stop.set()
         self._thread.join()
 
     def _watch(self) -> None:
         while not self._stop.wait(self.interval):
-            self._look()
+            self.look()
 
-    def _look(self) -> None:
+    def look(self) -> int:
+        """Samples now; gives the peak so far."""
         self.peak = max(self.peak, _status("RssAnon") - self._level)
+        return self.peak
 
 
 def _status(field: str) -> int:

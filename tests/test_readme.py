@@ -1,0 +1,54 @@
+"""README's figures are those of the files in bench/results."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.report import README, RESULTS, TABLES, marked, rewrite
+from llama2gpu.measure.results import read_results
+
+TEXT = README.read_text(encoding="utf-8")
+
+
+def test_tables_are_as_made_from_the_results() -> None:
+    assert sorted(marked(TEXT)) == sorted(TABLES)
+    assert rewrite(TEXT, RESULTS) == TEXT, "run python bench/report.py"
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_another_figure_is_seen(name: str) -> None:
+    whole = TABLES[name](RESULTS)
+    row = next(line for line in whole.splitlines() if line[-3:-2].isdigit() or "B |" in line)
+    digit = next(c for c in reversed(row) if c.isdigit())
+    at = whole.index(row) + row.rindex(digit)
+    wrong = whole[:at] + str(9 - int(digit)) + whole[at + 1 :]
+    assert rewrite(TEXT.replace(whole, wrong), RESULTS) == TEXT
+    assert TEXT.replace(whole, wrong) != TEXT
+
+
+def test_what_the_speed_was_measured_on() -> None:
+    rows = read_results(RESULTS / "decode-llama-1.1b-cpu.json")
+    words = {4: "four", 5: "five"}
+    for row in rows:
+        machine = row["machine"]
+        said = f"PyTorch {machine['torch'].partition('+')[0]}, gcc 12.2, {machine['date']}."
+        assert f"{said} Medians of {words[len(row['rounds'])]} rounds" in TEXT
+        assert f"{machine['threads']} CPU cores" in TEXT
+
+
+def test_training_figures() -> None:
+    rows = json.loads((RESULTS / "training-stories-cpu.json").read_text(encoding="utf-8"))
+    (row,) = [r for r in rows if (r["context"], r["batch"]) == (512, 8)]
+    speed, share = round(row["tokens_per_second"], -2), row["share"]
+    assert (
+        f"{speed:,.0f} tokens a second at 3.3 million parameters, {share:.0%}".replace("%", " %")
+        in TEXT
+    )
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.name)
+def test_results_hold_no_place_of_the_machine(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert "/home/" not in text
+    assert "/tmp/" not in text
