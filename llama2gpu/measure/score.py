@@ -110,11 +110,36 @@ def score(
             q = _log_probabilities(model, part)
             p = _log_probabilities(full, base.to(full.backend.device))
             losses.append(_losses(q, wanted))
-            divergence += F.kl_div(q, p, reduction="sum", log_target=True).item()
-            same += int((q.argmax(1) == p.argmax(1)).sum())
+            far, alike = _distances(q, p)
+            divergence += far.sum().item()
+            same += int(alike.sum())
     count = len(reference.scores.losses)
     # rounding may leave a divergence of zero just below it
     return Scores(torch.cat(losses), max(divergence / count, 0.0), same / count)
+
+
+def compare_states(
+    model: Model, x: torch.Tensor, full: Model, base: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far a model's hidden states [T, dim] lead from another's, for each token.
+
+    Returns KL(full ‖ model) in nats, float64 [T], and whether both find the same token likeliest,
+    bool [T], on the CPU; their means are a `Scores`' divergence and agreement.
+    """
+    found = []
+    for part, other in _looks(model, x, base):
+        q = _log_probabilities(model, part.to(model.backend.device))
+        p = _log_probabilities(full, other.to(full.backend.device))
+        found.append(_distances(q, p))
+    divergences, same = zip(*found, strict=True)
+    return torch.cat(divergences), torch.cat(same)
+
+
+def _distances(q: torch.Tensor, p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """KL(p ‖ q) [T] of log-probabilities, and where both have the same largest, on the CPU."""
+    p = p.to(q.device)
+    divergences = F.kl_div(q, p, reduction="none", log_target=True).sum(dim=1)
+    return divergences.cpu(), (q.argmax(1) == p.argmax(1)).cpu()
 
 
 def _passes(
