@@ -12,6 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from llama2gpu.cli import bench
 from llama2gpu.cli import main as cli
 from llama2gpu.errors import CheckpointError
 
@@ -20,6 +21,8 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["versi
 COMMAND_FILES = sorted(
     path.stem for path in (ROOT / "cli").glob("*.py") if "\ndef command(" in path.read_text()
 )
+#: The words that call a command → the module whose `command` it is, and its summary.
+TABLE = cli.COMMANDS | {f"bench {name}": entry for name, entry in bench.COMMANDS.items()}
 PRINTS = "def act(): print('x' * 100)"
 FLUSHES = "def act(): print('x' * 100_000, flush=True)"
 HELPS = "import sys\nsys.argv[1:] = ['--help']\ndef act(): pass"
@@ -51,26 +54,26 @@ def test_help_lists_commands_in_order() -> None:
 
 
 def test_table_matches_files() -> None:
-    modules = sorted(module for module, _ in cli.COMMANDS.values())
+    modules = sorted(module for module, _ in TABLE.values())
     assert modules == [f"llama2gpu.cli.{name}" for name in COMMAND_FILES]
 
 
-@pytest.mark.parametrize("name", COMMAND_FILES)
+@pytest.mark.parametrize("name", TABLE)
 def test_summary_opens_the_help(name: str) -> None:
-    module, summary = cli.COMMANDS[name]
+    module, summary = TABLE[name]
     help = import_module(module).command.help
     assert help.splitlines()[0] == summary
-    result = CliRunner().invoke(cli.program, [name, "--help"], terminal_width=100)
+    result = CliRunner().invoke(cli.program, [*name.split(), "--help"], terminal_width=100)
     assert result.output.startswith(f"Usage: llama2gpu {name} ")
 
 
-@pytest.mark.parametrize("name", COMMAND_FILES)
+@pytest.mark.parametrize("name", TABLE)
 def test_help_imports_light(name: str) -> None:
     code = (
         "import atexit, sys\n"
         "from llama2gpu.cli.main import main\n"
         "atexit.register(lambda: print(*sys.modules))\n"
-        f"sys.argv[1:] = ['{name}', '--help']\n"
+        f"sys.argv[1:] = '{name} --help'.split()\n"
         "main()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
