@@ -1,4 +1,4 @@
-"""`llama2gpu bench`: whole models measured, and runs compared."""
+"""`llama2gpu bench`: whole models and single ops measured, and runs compared."""
 
 import click
 
@@ -9,6 +9,10 @@ COMMANDS = {
     "decode": ("llama2gpu.cli.bench_decode", "Measure how fast a model generates."),
     "prefill": ("llama2gpu.cli.bench_prefill", "Measure how fast a model takes a prompt."),
     "load": ("llama2gpu.cli.bench_load", "Measure how fast a checkpoint is loaded."),
+    "kernels": (
+        "llama2gpu.cli.bench_kernels",
+        "Time the ops of each backend beside PyTorch's own and the device's roofs.",
+    ),
     "compare": (
         "llama2gpu.cli.bench_compare",
         "Compare two runs; exit with status 1 where one became slower.",
@@ -30,4 +34,4 @@ class Ordered(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 def command() -> None:
-    """Measure whole models, and compare runs."""
+    """Measure whole models and single ops, and compare runs."""

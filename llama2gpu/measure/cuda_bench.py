@@ -1,7 +1,8 @@
 """Running and timing launches on the GPU at hand."""
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -40,27 +41,40 @@ class CudaBench:
 
     def microseconds(self, rounds: Sequence[Sequence[Launch]]) -> float:
         """See `Bench.microseconds`."""
-        repeats = math.ceil(LAUNCHES / len(rounds))
-        graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize(self.device)
-        with torch.cuda.graph(graph):
-            for _ in range(repeats):
-                for launches in rounds:
-                    for launch in launches:
-                        launch.run()
-        warmed = 0.0
-        while warmed < WARMUP:
-            warmed += self._milliseconds(graph)
-        times = sorted(self._milliseconds(graph) for _ in range(REPLAYS))
-        return 1000 * times[REPLAYS // 2] / (repeats * len(rounds))
+        calls = [launch.run for launches in rounds for launch in launches]
+        times = graph_times(self.device, calls, math.ceil(LAUNCHES / len(rounds)))
+        return statistics.median(times) * len(calls) / len(rounds)
 
-    def _milliseconds(self, graph: torch.cuda.CUDAGraph) -> float:
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        began.record()
-        graph.replay()
-        ended.record()
-        ended.synchronize()
-        return float(began.elapsed_time(ended))
+
+def graph_times(
+    device: torch.device, calls: Sequence[Callable[[], object]], repeats: int
+) -> list[float]:
+    """Microseconds of a call, for each replay of one graph of all calls, so often in a row.
+
+    The calls have run before, so that all is compiled. Raises `RuntimeError` where one can't be
+    captured.
+    """
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize(device)
+    with torch.cuda.graph(graph):
+        for _ in range(repeats):
+            for call in calls:
+                call()
+    warmed = 0.0
+    while warmed < WARMUP:
+        warmed += milliseconds(graph.replay)
+    count = repeats * len(calls)
+    return [1000 * milliseconds(graph.replay) / count for _ in range(REPLAYS)]
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """Time that the GPU takes for what a call gives it."""
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    began.record()
+    work()
+    ended.record()
+    ended.synchronize()
+    return float(began.elapsed_time(ended))
 
 
 def count_sets(nbytes: int, cache: int) -> int:

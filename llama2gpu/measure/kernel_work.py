@@ -60,8 +60,17 @@ class Work:
             return 1 + 4 / self.config.head_dim if self.weight == "int8" else 2.0
         if self.weight == "dense":
             return 2.0
-        columns = self.k or 1
-        return VALUE_BITS[self.weight] / 8 + 2 / _group(self.weight, columns)
+        return VALUE_BITS[self.weight] / 8 + 2 / self.group
+
+    @property
+    def group(self) -> int:
+        """Columns of its matrix that share a scale; one dense value has none."""
+        return _group(self.weight, self.k or 1)
+
+    @property
+    def sequences(self) -> int:
+        """How many the tokens belong to."""
+        return 1 if self.is_prefill else self.m
 
     @property
     def value_bits(self) -> int:
@@ -73,8 +82,8 @@ class Work:
         """Of the tensor that takes most of the time: the matrix or the keys; 0 where none does."""
         values = self.n * (self.k or 1)
         if self.op == "attention":
-            sequences = 1 if self.is_prefill else self.m
-            return sequences * values * self.config.kv_heads * (1 if self.weight == "int8" else 2)
+            values *= self.sequences * self.config.kv_heads
+            return values if self.weight == "int8" else 2 * values
         return values * VALUE_BITS[self.weight] // 8 if self.has_matrix else 0
 
 
@@ -174,7 +183,7 @@ def _weight(kind: str, n: int, k: int) -> Weight:
 
 def _batch(work: Work) -> Batch:
     """New tokens at the end of the context: one each of m sequences, or a prompt of m."""
-    sequences = 1 if work.is_prefill else work.m
+    sequences = work.sequences
     new = (work.m // sequences,) * sequences
     return Batch(
         positions=_empty(torch.int64, work.m),
@@ -190,8 +199,7 @@ def _batch(work: Work) -> Batch:
 def _cache(work: Work) -> LayerCache:
     """As many pages as the batch fills, and one to spare."""
     c = work.config
-    sequences = 1 if work.is_prefill else work.m
-    pages = sequences * -(-work.context // PAGE) + 1
+    pages = work.sequences * -(-work.context // PAGE) + 1
     kind = torch.int8 if _is_cache_op(work.op) and work.weight == "int8" else torch.bfloat16
     k, v = (_empty(kind, pages, c.kv_heads, PAGE, c.head_dim) for _ in range(2))
     if kind != torch.int8:
