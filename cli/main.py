@@ -17,12 +17,11 @@ NAME = "llama2gpu"
 COMMANDS = {
     "run": ("llama2gpu.cli.run", "Generate text from PROMPT."),
     "doctor": ("llama2gpu.cli.doctor", "Say what can run on this machine, and what can't and why."),
-    "bench": ("llama2gpu.cli.bench", "Measure speed on this machine."),
     "kernels": (
         "llama2gpu.cli.kernels",
         "List the GPU kernels, take them apart, compare, compile them ahead or tune them.",
     ),
-    "bench": ("llama2gpu.cli.bench", "Measure whole models, and compare runs."),
+    "bench": ("llama2gpu.cli.bench", "Measure whole models and single ops, and compare runs."),
     "inspect": ("llama2gpu.cli.inspect", "Show what a checkpoint holds."),
     "tokenize": ("llama2gpu.cli.tokenize", "Show the tokens of a text."),
     "quantize": (
