@@ -184,6 +184,7 @@ def _label(axes: Any, inside: Sequence[Point]) -> None:
         text = axes.annotate(
             p.label, (p.x, p.y), xytext=(0, 0), textcoords="offset points", fontsize=LABEL,
             color=COLORS[p.row.weight], ha="center", va="center_baseline",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.2},
         )  # fmt: skip
         size = text.get_window_extent(renderer)
         best = min(
