@@ -68,6 +68,7 @@ def kinds() -> dict[str, Launch]:
     return found
 
 
+@compiled
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "gfx942"])
 def test_all_kernels_of_a_step_overlap(arch: str) -> None:
     """Each breaks the chain that does not."""

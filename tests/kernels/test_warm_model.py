@@ -13,13 +13,16 @@ from llama2gpu.checkpoints import RandomCheckpoint
 from llama2gpu.config import Config
 from llama2gpu.engine import Engine
 from llama2gpu.kernels.arch import ARCHS
-from llama2gpu.kernels.launch import Launch
+from llama2gpu.kernels.launch import INTERPRETED, Launch
 from llama2gpu.kernels.tuned import Tuned
 from llama2gpu.measure.warm_model import meta_backend, model_launches
 from llama2gpu.open_quantizer import open_quantizer, read_spec
 from llama2gpu.quant import QuantSpec
 from llama2gpu.request import Request
 from llama2gpu.sampling import SamplingParams
+
+#: There types and plans are others, and nothing is compiled.
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET is set: nothing is compiled")
 
 ARCH = ARCHS["sm_90"]
 SMALL = Config(dim=64, hidden=96, layers=1, heads=4, kv_heads=2, head_dim=16, vocab=68, context=640)
