@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 def report(backend: "Backend", asked: str) -> dict[str, Any]:
     """What is known of a choice: `asked` is the name that was given, maybe "auto"."""
-    from llama2gpu.backends import auto_candidates, serving
+    from llama2gpu.backends import auto_candidates, auto_order, serving
 
     tried = auto_candidates(backend.device) if asked == "auto" else {}
     return {
         "chosen": {"backend": backend.label, "device": str(backend.device)},
-        "rule": _rule(asked, list(tried)),
+        "rule": _rule(asked, auto_order(backend.device)),
         "ruled_out": {name: detail for name, (ok, detail) in tried.items() if not ok},
         "ops": serving(backend),
         "routes": {op: route._asdict() for op, route in backend.routes().items()},

@@ -5,14 +5,13 @@ that packed weights, which are denormal numbers, would be zero, and it asks for 
 """
 
 import hashlib
-import os
-import tempfile
+from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from llama2gpu.errors import BackendError
 from llama2gpu.kernels.cuda import source
+from llama2gpu.kernels.user_cache import trusted_folder, write_whole
 
 #: What every kernel is compiled with, besides its macros; denormal numbers stay what they are.
 OPTIONS = ("--std=c++17", "-ftz=false")
@@ -31,7 +30,7 @@ def compile_binary(file: str, macros: tuple[str, ...], arch: int) -> bytes:
             f"NVRTC {version} no longer knows sm_{arch}: CUDA 12's does, of 'llama2gpu[cupy]'"
         )
     target = f"sm_{arch}"
-    if arch not in known:
+    if not supports(arch):
         target = f"compute_{max(number for number in known if number < arch)}"
     program = nvrtc.createProgram(source(file), f"{file}.cu", (), ())
     try:
@@ -53,20 +52,16 @@ def cached_binary(file: str, macros: tuple[str, ...], arch: int) -> bytes:
     key = repr((source(file), macros, arch, OPTIONS, _nvrtc().getVersion()))
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
     try:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        path = Path(home) / "llama2gpu" / "cuda" / f"{file}-sm_{arch}-{name}.bin"
+        path = trusted_folder() / "cuda" / f"{file}-sm_{arch}-{name}.bin"
         if path.is_file():
             found, _, digest = path.read_bytes().rpartition(b"\n")
             if hashlib.sha256(found).hexdigest().encode() == digest:
                 return found
-    except (OSError, RuntimeError):  # without a home nothing is kept
+    except (OSError, RuntimeError):  # no home, or a folder that others write to: nothing is kept
         return compile_binary(file, macros, arch)
     made = compile_binary(file, macros, arch)
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(path, made + b"\n" + hashlib.sha256(made).hexdigest().encode())
-    except OSError:
-        pass  # a full disk, or one that is read alone: compiled again next time
+    with suppress(OSError):  # a full disk, or one that is read alone: compiled again next time
+        write_whole(path, made + b"\n" + hashlib.sha256(made).hexdigest().encode())
     return made
 
 
@@ -77,11 +72,16 @@ def supports(arch: int) -> bool:
 
 def missing_compiler() -> str:
     """Why CUDA C can't be compiled here and what mends it; "" where it can."""
+    reason = nvrtc_error()
+    return reason and f"NVRTC is not at hand through CuPy ({reason}): pip install 'llama2gpu[cupy]'"
+
+
+def nvrtc_error() -> str:
+    """Why CuPy's binding finds no NVRTC; "" where it does."""
     try:
         import_module("cupy_backends.cuda.libs.nvrtc").getVersion()
     except Exception as error:  # of many kinds: it loads the library on first use
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        return f"NVRTC is not at hand through CuPy ({reason}): pip install 'llama2gpu[cupy]'"
+        return (str(error).strip() or repr(error)).splitlines()[0]
     return ""
 
 
@@ -89,15 +89,3 @@ def _nvrtc() -> Any:
     if missing := missing_compiler():
         raise BackendError(missing)
     return import_module("cupy_backends.cuda.libs.nvrtc")
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise

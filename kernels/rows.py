@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from llama2gpu.kernels.user_cache import trusted_folder
+
 SOURCES = ("rows.c", "step.c", "rows.h", "rows_dense.h", "rows_packed.h")
 #: A compiler to use instead of the ones that are looked for; "none" for none.
 COMPILER = "LLAMA2GPU_CC"
@@ -130,7 +132,7 @@ def _build(compiler: str) -> Path:
     parts = [(here / name).read_text(encoding="utf-8") for name in SOURCES]
     parts += [compiler, version, native, *_FLAGS, _processor()]
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    path = _cache() / f"rows-{name}.so"
+    path = trusted_folder() / f"rows-{name}.so"
     if not _is_whole(path):
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made, shared = [], f"{folder}/rows.so"
@@ -164,21 +166,6 @@ def _run(command: list[str]) -> str:
         line = next(line for line in said if line.strip())
         raise _NotBuiltError(f"{command[0]} can't build the row kernels: {line}") from error
     return done.stdout
-
-
-def _cache() -> Path:
-    """A folder that the user alone writes to: what lies in it is run."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(home) / "llama2gpu"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    state = folder.stat()
-    if state.st_mode & 0o022:
-        raise _NotBuiltError(
-            f"others can write to {folder}: chmod go-w it, so that it can be trusted"
-        )
-    if state.st_uid != os.getuid():
-        raise _NotBuiltError(f"{folder} is another user's: set XDG_CACHE_HOME to a folder of yours")
-    return folder
 
 
 def _processor_flag() -> str:

@@ -7,9 +7,7 @@ and a damaged one is not used: whatever is read was checked.
 import hashlib
 import json
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,6 +19,7 @@ import triton
 
 from llama2gpu.kernels.arch import Arch
 from llama2gpu.kernels.tiling import UNTUNED, Tile, Use, misfit
+from llama2gpu.kernels.user_cache import cache_folder, write_whole
 
 FORMAT = 1
 #: Bytes that a file may have.
@@ -56,9 +55,8 @@ class DamagedError(Exception):
 
 def tuned_path(device: str) -> Path:
     """The file of a device of that name. Raises `RuntimeError` where the user has no home."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-    return Path(home) / "llama2gpu" / "tuned" / f"{name}-triton-{triton.__version__}.json"
+    return cache_folder() / "tuned" / f"{name}-triton-{triton.__version__}.json"
 
 
 def load_tuned(device: str, arch: Arch) -> Tuned:
@@ -118,16 +116,7 @@ def write_entries(path: Path, device: str, arch: str, entries: Iterable[Entry]) 
         "kernels": kernels_digest(),
         "entries": [_raw(entry) for entry in sorted(entries)],
     }
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as file:
-        try:
-            file.write(json.dumps(content, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 @cache

@@ -3,6 +3,7 @@
 from llama2gpu.backends.choose import (
     AUTO_ORDER,
     auto_candidates,
+    auto_order,
     available,
     backend_class,
     choose_backend,
@@ -14,6 +15,7 @@ from llama2gpu.backends.route import borrow, serving
 __all__ = [
     "AUTO_ORDER",
     "auto_candidates",
+    "auto_order",
     "available",
     "backend_class",
     "borrow",

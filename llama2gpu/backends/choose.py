@@ -101,9 +101,18 @@ def device_kind(device: torch.device) -> str:
 
 
 def auto_candidates(device: torch.device) -> dict[str, Probe]:
-    """What "auto" tries on a device, in order, and whether each runs."""
-    names = [name for name in AUTO_ORDER[device_kind(device)] if name in available()]
-    return {name: probe(name, device) for name in names}
+    """What "auto" tries on a device, in order, up to the first that runs; no other is loaded."""
+    found: dict[str, Probe] = {}
+    for name in auto_order(device):
+        found[name] = probe(name, device)
+        if found[name].ok:
+            break
+    return found
+
+
+def auto_order(device: torch.device) -> list[str]:
+    """The backends that "auto" may take on a device, the one to be preferred first."""
+    return [name for name in AUTO_ORDER[device_kind(device)] if name in available()]
 
 
 def choose_backend(

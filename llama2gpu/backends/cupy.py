@@ -1,11 +1,12 @@
-"""The ops as CUDA C kernels, compiled by CuPy: every CUDA card, also those before 8.0.
+"""The ops as CUDA C kernels, run by CuPy: every CUDA card, also those before 8.0.
 
 What a kernel is not made for goes to PyTorch: many tokens times a matrix to its matrix product, a
 whole prompt to its fused attention.
 """
 
+from contextlib import suppress
 from importlib import import_module
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, version
 from typing import ClassVar
 
 import torch
@@ -29,6 +30,7 @@ from llama2gpu.kernels import cuda_matrix as matrices
 from llama2gpu.kernels import cuda_ops as small
 from llama2gpu.kernels import cuda_sample as drawing
 from llama2gpu.kernels.cuda import Runner
+from llama2gpu.kernels.cuda_compile import nvrtc_error
 from llama2gpu.kernels.packed import Packed
 from llama2gpu.kernels.splits import Tiles, Workspace
 from llama2gpu.ops.sample import SampleParams
@@ -181,7 +183,7 @@ def missing_package() -> str:
     """What keeps CuPy from working here and the `pip install` that mends it; "" for nothing."""
     major = "13" if str(torch.version.cuda or "12").startswith("13") else "12"
     mend = "pip install 'llama2gpu[cupy13]'" if major == "13" else "pip install 'llama2gpu[cupy]'"
-    wheels = sorted(name for name in installed() if name in WHEELS)
+    wheels = sorted(installed())
     if not wheels:
         return f"CuPy is not installed: {mend}"
     if len(wheels) > 1:
@@ -195,17 +197,20 @@ def missing_package() -> str:
         import_module("cupy")
     except Exception as error:  # of many kinds: it looks for libraries
         return f"CuPy can't be imported ({_first_line(error)}): {mend}"
-    try:
-        import_module("cupy_backends.cuda.libs.nvrtc").getVersion()
-    except Exception as error:  # of many kinds: it loads the library on first use
+    if reason := nvrtc_error():
         package = "nvidia-cuda-nvrtc" if major == "13" else "nvidia-cuda-nvrtc-cu12"
-        return f"CUDA's compiler NVRTC is missing ({_first_line(error)}): pip install {package}"
+        return f"CUDA's compiler NVRTC is missing ({reason}): pip install {package}"
     return ""
 
 
 def installed() -> set[str]:
-    """Names of all installed packages."""
-    return {str(found.metadata["Name"]).lower() for found in distributions()}
+    """Which of CuPy's wheels are installed; asked by name, since a list of all takes long."""
+    found = set()
+    for name in WHEELS:
+        with suppress(PackageNotFoundError):
+            version(name)
+            found.add(name)
+    return found
 
 
 def _first_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ import torch
 from llama2gpu.backends import choose_backend, cupy, kernel_backend
 from llama2gpu.backends.cupy import CupyBackend, missing_package
 from llama2gpu.errors import BackendError
+from llama2gpu.kernels import cuda_compile
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def working(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """An installation of which nothing is missing; what is changed in it shows."""
     nvrtc = SimpleNamespace(getVersion=lambda: (12, 9))
     found: dict[str, Any] = {
-        "packages": {"cupy-cuda12x", "numpy"}, "cuda": "12.8",
+        "packages": {"cupy-cuda12x"}, "cuda": "12.8",
         "cupy": SimpleNamespace(__version__="14.2.0"), "cupy_backends.cuda.libs.nvrtc": nvrtc,
     }  # fmt: skip
 
@@ -26,7 +27,8 @@ def working(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return found[name]
 
     monkeypatch.setattr(cupy, "installed", lambda: found["packages"])
-    monkeypatch.setattr(cupy, "import_module", imported)
+    for module in (cupy, cuda_compile):
+        monkeypatch.setattr(module, "import_module", imported)
     monkeypatch.setattr(torch.version, "cuda", found["cuda"])
     return found
 
@@ -41,7 +43,7 @@ def test_nothing_is_missing(working: dict[str, Any]) -> None:
 def test_without_cupy(
     working: dict[str, Any], cuda: str | None, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    working["packages"] = {"numpy"}
+    working["packages"] = set()
     monkeypatch.setattr(torch.version, "cuda", cuda)
     assert missing_package() == f"CuPy is not installed: pip install 'llama2gpu[{extra}]'"
 

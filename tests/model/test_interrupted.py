@@ -86,7 +86,6 @@ def test_interrupted_while_tokens_are_taken(
 def test_no_number_stays_behind(way: str) -> None:
     """A request whose logits are no numbers fails alone, and so does nobody after it."""
     model = model_on(TorchBackend(CPU))
-    backend = model.backend
     healthy = [Request([1, 2], SamplingParams(temperature=0, max_tokens=20)),
                Request([4] * 20, SamplingParams(temperature=0, max_tokens=20))]  # fmt: skip
     wanted = [ids(finish(Engine(model), [r])[0][0]) for r in healthy]
@@ -94,7 +93,6 @@ def test_no_number_stays_behind(way: str) -> None:
     weights: Any = engine.model.weights.embed
     kept = weights.data[60].clone()
     weights.data[60] = torch.nan
-    assert backend is model.backend
     ill = engine.add(Request([60] * 40, SamplingParams(max_tokens=20)))
     while engine.busy:
         engine.step()
