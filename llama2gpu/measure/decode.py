@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from llama2gpu.backends import resolve_device
+from llama2gpu.backends.chosen import hardware
 from llama2gpu.backends.matrix import Matrix
 from llama2gpu.engine import Engine
 from llama2gpu.measure.limits import matmul_peak, read_bandwidth
@@ -152,10 +153,8 @@ def _blocks(engine: Engine) -> list[torch.Tensor]:
 
 def machine(device: torch.device) -> dict[str, str]:
     """What a figure was measured on, and when."""
-    names = {"cpu": f"CPU, {torch.backends.cpu.get_cpu_capability()}", "mps": "Apple GPU"}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else names[device.type]
     return {
-        "device": name,
+        "device": hardware(device),
         "threads": str(torch.get_num_threads()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
