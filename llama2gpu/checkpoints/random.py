@@ -13,7 +13,6 @@ from llama2gpu.config import Config
 from llama2gpu.errors import CheckpointError
 from llama2gpu.quant import Int4, Int8, QuantSpec, Weight
 
-
 #: Values that are drawn; a longer tensor repeats them. A prime, so that no two rows are alike.
 DRAWN = 4_194_301
 

@@ -95,6 +95,35 @@ class Row:
         return {**found, "checked": self.checked, **figures}
 
 
+@dataclass(frozen=True)
+class KernelResult:
+    """A row as `bench compare` reads it (`results.NAME`); the three quartiles stand for rounds."""
+
+    bench: str
+    model: str
+    backend: str
+    dtype: str
+    quant: str
+    depth: int
+    batch: int
+    tokens: int
+    rounds: list[dict[str, float]]
+    machine: dict[str, str]
+
+    @classmethod
+    def of(cls, row: Row, shape: str, machine: dict[str, str]) -> "KernelResult":
+        """A row that has figures."""
+        f = row.figures
+        assert f is not None
+        rounds = [
+            {"microseconds": us, "read_peak": f.memory_roof} for us in (f.us_low, f.us, f.us_high)
+        ]
+        sizes = f"{row.n}×{row.k}" if row.k else str(row.n)
+        model = f"{shape} {row.op} {sizes}, {row.case}"
+        form = row.backend, row.dtype, row.weight
+        return cls("kernels", model, *form, row.context, 1, row.m, rounds, machine)
+
+
 @dataclass
 class KernelBench:
     """Measures works on backends of one device.
