@@ -82,9 +82,9 @@ def command(
     Each result is checked against the reference first; one that is wrong has no figures, and the
     exit status is 1. Weights and caches take turns, so that they come from memory; what is too
     small for that has no share. Bytes are the least that an op must move. The share is the least
-    time under the roofs (copying, reading, multiplying: taken right before) divided by the time.
-    The ratio is the time of PyTorch's fastest way, for a fused op that of its product alone,
-    divided by the op's.
+    time under the roofs (copying, reading, multiplying: the higher of right before and right
+    after) divided by the time. The ratio is the time of PyTorch's fastest way, for a fused op that
+    of its product alone, divided by the op's.
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other.")

@@ -14,7 +14,7 @@ from llama2gpu.measure.kernel_check import problem
 from llama2gpu.measure.kernel_inputs import KernelInputs, least, random_matrices
 from llama2gpu.measure.kernel_timer import FEWEST, Call, Timer, Times, is_cold, sets_of
 from llama2gpu.measure.kernel_work import Work
-from llama2gpu.measure.roofs import Roofs, middle
+from llama2gpu.measure.roofs import Roofs, higher, middle
 from llama2gpu.ops.cost import Cost
 from llama2gpu.quant import Dense, Weight
 
@@ -128,8 +128,8 @@ class KernelResult:
 class KernelBench:
     """Measures works on backends of one device.
 
-    backends: with the types of their activations, by name. roofs: measures them; each group of
-    works with one matrix is held against those taken right before it. `taken` has all.
+    backends: with the types of their activations, by name. roofs: measures them; each work is held
+    against the higher of those taken right before and after it. `taken` has all.
     """
 
     backends: Sequence[tuple[Backend, str, torch.dtype]]
@@ -153,9 +153,13 @@ class KernelBench:
                 bench = _Group(self, backend, name, dtype, these[0][1])
                 for i, work in these:
                     told(len(found), total, f"{backend.name} {work.op} {work.weight} {work.m}")
-                    self.taken.append(self.roofs())
-                    found.append((i, place, bench.row(work, self.taken[-1])))
+                    found.append((i, place, bench.row(work)))
         return [row for _, _, row in sorted(found, key=lambda one: one[:2])]
+
+    def take(self) -> Roofs:
+        """The roofs as they are now."""
+        self.taken.append(self.roofs())
+        return self.taken[-1]
 
     @property
     def roof(self) -> Roofs:
@@ -174,7 +178,7 @@ class _Group:
         self, bench: KernelBench, backend: Backend, name: str, dtype: torch.dtype, first: Work
     ) -> None:
         self.backend, self.name, self.dtype = backend, name, dtype
-        self.timer, self.seed = bench.timer, bench.seed
+        self.timer, self.seed, self.take = bench.timer, bench.seed, bench.take
         self.matrices: list[Weight] = []
         self._products: dict[str, list[Product]] = {}
         if first.has_matrix or first.op == "embed":
@@ -184,14 +188,14 @@ class _Group:
             self.matrices += random_matrices(first, dtype, backend.device, count, self.seed)
         self.prepared = [backend.prepare(matrix, first.op) for matrix in self.matrices]
 
-    def row(self, work: Work, roofs: Roofs) -> Row:
+    def row(self, work: Work) -> Row:
         """The work's row; what the op raises is its problem."""
         wrong, found = "", None
         try:
             sets = self._sets(work)
             wrong = self._wrong(work, sets)
             if not wrong:
-                found = self._figures(work, sets, roofs)
+                found = self._figures(work, sets)
         except MemoryError:
             raise
         except Exception as error:  # of many kinds: the backend's
@@ -221,9 +225,11 @@ class _Group:
                 return found
         return ""
 
-    def _figures(self, work: Work, sets: list[Arguments], roofs: Roofs) -> Figures:
+    def _figures(self, work: Work, sets: list[Arguments]) -> Figures:
         op, cost = getattr(self.backend, work.op), least(work, self.dtype)
+        before = self.take()
         times = self.timer.microseconds([partial(op, **arguments) for arguments in sets])
+        roofs = higher(before, self.take())
         cold = is_cold(cost.bytes * len(sets), self.timer.cache)
         found = figures(cost, times, roofs, self.name, len(sets), cold)
         peers = [(name, self.timer.microseconds(calls)) for name, calls in self._peers(work, sets)]

@@ -213,7 +213,8 @@ def test_products_compute_the_same(kind: str) -> None:
 
 def test_rows_keep_their_order_and_roofs_are_taken_beside_each() -> None:
     todo = [work_of("linear", m=1), work_of("rms_norm"), work_of("linear", m=3)]
-    taken = iter([Roofs(1e9, 1e9 * i, {"fp32": 1e12, "bf16": 1e12}) for i in range(1, 7)])
+    reads = [5, 2, 3, 4, *(6, 6) * 4]  # before and after each of six rows
+    taken = iter([Roofs(1e9, 1e9 * i, {"fp32": 1e12, "bf16": 1e12}) for i in reads])
     both: list[tuple[Backend, str, torch.dtype]] = [
         (PlainBackend(CPU), "bf16", BF16), (WrongBackend(CPU), "bf16", BF16)
     ]  # fmt: skip
@@ -223,9 +224,13 @@ def test_rows_keep_their_order_and_roofs_are_taken_beside_each() -> None:
     names = [(row.backend, row.op, row.m) for row in rows]
     assert names == [(b, w.op, w.m) for w in todo for b in ("plain", "wrong")]
     assert [done for done, _, _ in told] == list(range(6))
-    assert bench.roof.read == pytest.approx(3.5e9)
-    assert rows[0].figures is not None
-    assert rows[0].figures.memory_roof == 1e9
+    assert bench.roof.read == pytest.approx(6e9)
+    right = [row.figures for row in rows if row.backend == "plain"]
+    assert [f and f.memory_roof for f in right] == [5e9, 6e9, 6e9]
+    second = next(row.figures for row in rows if row.backend == "wrong")
+    assert second is not None
+    assert second.memory_roof == 4e9
+    assert list(taken) == []
 
 
 def test_quartiles() -> None:
