@@ -155,17 +155,16 @@ def report(found: Compared, as_json: bool, quiet: bool) -> None:
     """Tables, or one JSON object, on stdout; who is missing is in both."""
     if as_json:
         click.echo(json.dumps(document(found.rows, **missing(found)), allow_nan=False))
-    else:
-        for table in tables(found.rows):
-            bench_options.show(table)
-            click.echo()
-    if found.rows and not quiet:
-        place = {name: x for row in found.rows for name, x in row.machine.items()}
-        click.echo(" · ".join(f"{name} {x}" for name, x in place.items()), err=True)
+        return
+    for table in tables(found.rows):
+        bench_options.show(table)
+        click.echo()
     for what, reasons in missing(found).items():
         for name, reason in reasons.items():
-            if not as_json or not quiet:
-                click.echo(f"{what}: {name}: {reason}", err=True)
+            click.echo(f"{what}: {name}: {reason}")
+    if not quiet:
+        place = {name: x for row in found.rows for name, x in row.machine.items()}
+        click.echo(" · ".join(f"{name} {x}" for name, x in place.items()), err=True)
 
 
 def tables(rows: list[PeerRow]) -> "Iterator[Table]":
