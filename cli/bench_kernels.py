@@ -205,7 +205,7 @@ def write(path: Path, shape: str, bench: "KernelBench", rows: "list[Row]") -> No
     """Writes the rows that are right, for `bench compare`."""
     from llama2gpu.errors import BackendError
     from llama2gpu.measure.decode import machine
-    from llama2gpu.measure.kernel_bench import KernelResult
+    from llama2gpu.measure.kernel_result import KernelResult
     from llama2gpu.measure.results import write_results
 
     right = [row for row in rows if row.checked]

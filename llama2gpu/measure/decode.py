@@ -93,12 +93,9 @@ def measure(
 
 def answer(engine: Engine, case: Case, seed: int, clock: Clock) -> tuple[float, float]:
     """Seconds until all first tokens of a case are there, and from then on to the last."""
-    random = torch.Generator().manual_seed(seed)
-    vocab = engine.model.config.vocab
     params = SamplingParams(temperature=0, max_tokens=case.drawn + 1)
     sequences = []
-    for _ in range(case.batch):
-        ids = torch.randint(vocab, (case.prompt,), generator=random).tolist()
+    for ids in prompts(engine.model.config.vocab, case, seed):
         sequences.append(engine.add(Request(ids, params)))
         sequences[-1].cached = case.cached
     began = clock()
@@ -112,6 +109,13 @@ def answer(engine: Engine, case: Case, seed: int, clock: Clock) -> tuple[float, 
         if s.error is not None:
             raise s.error
     return ready - began, done - ready
+
+
+def prompts(vocab: int, case: Case, seed: int) -> list[list[int]]:
+    """The prompts of a case, of random tokens."""
+    random = torch.Generator().manual_seed(seed)
+    size = (case.prompt,)
+    return [torch.randint(vocab, size, generator=random).tolist() for _ in range(case.batch)]
 
 
 @torch.inference_mode()

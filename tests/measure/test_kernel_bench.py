@@ -1,6 +1,7 @@
 """The bench of kernels with a timer that is made up: checks, figures, sets, baselines."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,17 @@ from llama2gpu.config import Config
 from llama2gpu.measure.baselines import baselines, products
 from llama2gpu.measure.kernel_bench import OPS, KernelBench, Row, beside, figures
 from llama2gpu.measure.kernel_inputs import KernelInputs, case_of, least, random_matrices
-from llama2gpu.measure.kernel_timer import MOST, SWEEP, Times, quartiles, read_size, sets_of
+from llama2gpu.measure.kernel_timer import (
+    LEAST_CALLS,
+    MOST,
+    SWEEP,
+    Call,
+    CallTimer,
+    Times,
+    quartiles,
+    read_size,
+    sets_of,
+)
 from llama2gpu.measure.kernel_work import WEIGHTS, Work, works
 from llama2gpu.measure.roofs import Roofs
 from llama2gpu.ops.cost import Cost
@@ -242,3 +253,21 @@ def test_quartiles() -> None:
 )
 def test_size_of_a_cache(text: str, size: int) -> None:
     assert read_size(text) == size
+
+
+def test_every_call_has_run_before_one_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first product of PyTorch's int4 kernel packs its matrix."""
+    ran: list[int] = []
+    before: list[int] = []
+
+    def once(self: CallTimer, call: Call) -> float:
+        before.append(len(ran))
+        call()
+        return 1e6
+
+    monkeypatch.setattr(CallTimer, "_once", once)
+    calls = [partial(ran.append, i) for i in range(5)]
+    CallTimer(CPU).microseconds(calls)
+    assert ran[:5] == list(range(5))
+    assert before[0] == 5
+    assert len(before) == LEAST_CALLS
