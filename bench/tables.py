@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from llama2gpu.measure.model_result import ModelResult
@@ -143,14 +144,49 @@ def gpu_kernels(results: Path) -> str:
     return _ops(_json(results / "gpu-kernels.json")["rows"])
 
 
+def peers(results: Path) -> str:
+    """Whole models beside other software on a CPU, by `bench/peers.py`."""
+    return _peers(results / "peers-llama-1.1b-cpu.json")
+
+
+def gpu_peers(results: Path) -> str:
+    """The same on a GPU, and single kernels, by `bench/gpu.sh`."""
+    return _peers(results / "gpu-peers.json")
+
+
+def _peers(path: Path) -> str:
+    """Speed of each, and ours divided by it; ours itself has no ratio."""
+    lines = []
+    for row in _rows(path):
+        figures = {"decode_rate": "tok/s", "prefill_rate": "tok/s, prefill", "us": "µs"}
+        for figure, unit in figures.items():
+            values = [one[figure] for one in row["rounds"] if figure in one]
+            if not values:
+                continue
+            what = "model" if row["bench"] == "peers" else row["bench"]
+            size = "" if row["bench"] == "peers" else f" {row['n']} × {row['k']}, m {row['tokens']}"
+            form = row["dtype"] if row["quant"] == "none" else row["quant"]
+            found = row["ratios"].get(figure)
+            ratio = (
+                f"{found['median']:.2f} ({found['low']:.2f}–{found['high']:.2f})" if found else ""
+            )
+            speed = f"{median(values):,.{1 if figure == 'decode_rate' else 0}f} {unit}"
+            lines.append([f"{what}{size}, {form}: {row['backend']}", speed, ratio])
+    return table(["who", "speed", "ours ÷"], lines)
+
+
 def _weights(result: ModelResult) -> str:
     return result.dtype if result.quant == "none" else result.quant
 
 
 def _models(path: Path) -> list[ModelResult]:
+    return [ModelResult.read(row) for row in _rows(path)]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(path)
-    return [ModelResult.read(row) for row in read_results(path)]
+    return read_results(path)
 
 
 def _json(path: Path) -> Any:
@@ -163,6 +199,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "speed": speed,
     "kernels": kernels,
     "instructions": instructions,
+    "peers": peers,
     "gpu": gpu,
     "gpu_kernels": gpu_kernels,
+    "gpu_peers": gpu_peers,
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+from bench.peers import main as bench_peers
 from llama2gpu.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,6 +62,8 @@ def test_each_command_exists(tmp_path: Path) -> None:
     assert [p["backend"] for p in decoding] == ["triton", "cupy", "torch"]
     assert decoding[0]["quants"] == ("none", "int8", "int4")
     assert {tuple(p["shapes"]) for p in decoding} == {("llama2-7b",)}
+    (peers,) = [words[2:] for words in calls if words[:2] == ["-m", "bench.peers"]]
+    assert bench_peers.make_context("peers", peers).params["quants"] == ("int4",)
     tested = next(words for words in calls if words[:2] == ["-m", "pytest"])
     assert all((ROOT / word).exists() for word in tested[3:])
     steps = [line.split("\t") for line in (out / "steps.tsv").read_text().splitlines()]
