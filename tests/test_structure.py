@@ -29,10 +29,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights": {"quant"},
     "ops": BASE,
     "files": set(),
+    "memory": set(),
     "documents": {"errors"},
     "tokenizer": {"errors", "files"},
     "text": {"errors"},
-    "checkpoints": BASE | {"files"},
+    "checkpoints": BASE | {"files", "memory"},
     **dict.fromkeys(
         ("checkpoints.huggingface_fields", "checkpoints.huggingface_write", "checkpoints.save"),
         BASE | {"checkpoints", "files", "tokenizer"},
