@@ -25,6 +25,8 @@ from llama2gpu.config import Config
 from llama2gpu.errors import CheckpointError, RequestError
 from llama2gpu.quant import Dense, Weight
 from llama2gpu.tokenizer import Tokenizer
+from llama2gpu.tokenizer.export import vocabulary_of
+from llama2gpu.tokenizer.huggingface_write import tokenizer_json
 
 #: Bytes of tensors that are held before they are written as one shard.
 SHARD_BYTES = 1 << 30
@@ -41,7 +43,8 @@ _GENERATION = "generation_config.json"
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _KNOWN = {"config.json", _GENERATION, _INDEX, *TOKENIZERS, *_TOKENIZER_PARTS}
-_TOKENIZER_NAMES = {"Hugging Face": "tokenizer.json", "llama2.c": "tokenizer.bin"}
+#: Tokenizers whose file goes along, by format; others are written anew.
+_COPIED = {"SentencePiece": "tokenizer.model", "Hugging Face": "tokenizer.json"}
 
 #: What marks a `config.json` as written here.
 _MARK = {"written_by": "llama2gpu"}
@@ -154,12 +157,12 @@ def write_huggingface(
         writer = Writer(out, work, config, dtype)
         yield writer
         ids, files = _ids(source, tokenizer), _companions(source, tokenizer)
-        made = {_GENERATION: ids}
-        if tokenizer is not None and tokenizer.format in ("SentencePiece", "Hugging Face"):
-            made["tokenizer_config.json"] = tokenizer_fields(config, tokenizer)
-        for name, fields in made.items():
+        made = {_GENERATION: json_bytes(ids)}
+        if tokenizer is not None:
+            made |= _made(config, tokenizer)
+        for name, data in made.items():
             if name not in files:
-                writer.write(name, json_bytes(fields))
+                writer.write(name, data)
         for name, path in files.items():
             writer.copy(name, path)
         writer.finish(ids)
@@ -200,7 +203,17 @@ def _companions(source: Checkpoint | None, tokenizer: Tokenizer | None) -> dict[
     if tokenizer.path in beside.values():
         return beside
     kept = {name: path for name, path in beside.items() if name == _GENERATION}
-    return {_TOKENIZER_NAMES.get(tokenizer.format, "tokenizer.model"): tokenizer.path, **kept}
+    if tokenizer.format not in _COPIED:
+        return kept
+    return {_COPIED[tokenizer.format]: tokenizer.path, **kept}
+
+
+def _made(config: Config, tokenizer: Tokenizer) -> dict[str, bytes]:
+    """What describes a tokenizer to other engines; all of one whose file they can't read."""
+    made = {"tokenizer_config.json": json_bytes(tokenizer_fields(config, tokenizer))}
+    if tokenizer.format not in _COPIED:
+        made["tokenizer.json"] = tokenizer_json(vocabulary_of(tokenizer))
+    return made
 
 
 def _ids(source: Checkpoint | None, tokenizer: Tokenizer | None) -> dict[str, object]:

@@ -28,7 +28,9 @@ _ORDER = ("attention_norm", "ffn_norm", "norm", "embed", *_ATTENTION, *_FFN)
 
 
 @dataclass(frozen=True)
-class _Header:
+class Header:
+    """What the first bytes of a file say; group is that of version 2."""
+
     version: int
     config: Config
     group: int = 0
@@ -57,13 +59,13 @@ def open_llama2c(path: Path) -> StoredCheckpoint:
     return checkpoint
 
 
-def predicted_size(header: _Header) -> int:
+def predicted_size(header: Header) -> int:
     """Bytes of a whole file with this header; exact, however large."""
     total = sum(count * _nbytes(header, shape) for _, count, shape in _runs(header))
     return _START[header.version] + total
 
 
-def _header(path: Path) -> _Header:
+def _header(path: Path) -> Header:
     start = read_start(path, 41)
     if not start.startswith(MAGIC):
         return _legacy_header(path, start)
@@ -78,14 +80,27 @@ def _header(path: Path) -> _Header:
             f"{path}: the flag of a shared classifier is {shared}: download it again"
         )
     config = _config(path, sizes, tied=bool(shared))
-    return _Header(version, config, _checked_group(path, config, group) if version == 2 else 0)
+    return Header(version, config, _checked_group(path, config, group) if version == 2 else 0)
 
 
-def _legacy_header(path: Path, start: bytes) -> _Header:
+def _legacy_header(path: Path, start: bytes) -> Header:
     if len(start) < 28:
         raise CheckpointError(f"{path} is too short for a checkpoint: download it again")
     *sizes, vocab, context = struct.unpack_from("<7i", start)
-    return _Header(0, _config(path, [*sizes, abs(vocab), context], tied=vocab > 0))
+    return Header(0, _config(path, [*sizes, abs(vocab), context], tied=vocab > 0))
+
+
+def header_bytes(header: Header) -> bytes:
+    """The first bytes of a file: what `open_llama2c` reads."""
+    c = header.config
+    sizes = [c.dim, c.hidden, c.layers, c.heads, c.kv_heads, c.vocab, c.context]
+    if header.version == 0:
+        sizes[5] *= 1 if c.tied else -1
+        return struct.pack("<7i", *sizes)
+    start = MAGIC + struct.pack("<i7iB", header.version, *sizes, c.tied)
+    if header.version == 2:
+        start += struct.pack("<i", header.group)
+    return start.ljust(_START[header.version], b"\0")
 
 
 def _config(path: Path, sizes: list[int], *, tied: bool) -> Config:
@@ -118,7 +133,7 @@ def _checked_group(path: Path, config: Config, group: int) -> int:
     return group
 
 
-def _runs(header: _Header) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+def _runs(header: Header) -> Iterator[tuple[str, int, tuple[int, ...]]]:
     """What follows the header: kind, how many in a row, shape of each."""
     config = header.config
     order = _ORDER if header.version else _LEGACY_ORDER
@@ -132,26 +147,31 @@ def _runs(header: _Header) -> Iterator[tuple[str, int, tuple[int, ...]]]:
             yield kind, config.layers, shapes[f"layers.0.{kind}"]
 
 
-def _nbytes(header: _Header, shape: tuple[int, ...]) -> int:
+def _nbytes(header: Header, shape: tuple[int, ...]) -> int:
     count = math.prod(shape)
     if header.version == 2 and len(shape) == 2:
         return count + 4 * (count // header.group)
     return 4 * count
 
 
-def _layout(header: _Header, data: torch.Tensor) -> dict[str, Stored]:
+def layout(header: Header) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The tensors that follow the header, in the order of the file; "tables" are those of RoPE."""
+    for kind, count, shape in _runs(header):
+        for n in range(count):
+            yield f"layers.{n}.{kind}" if kind in _PER_LAYER else kind, shape
+
+
+def _layout(header: Header, data: torch.Tensor) -> dict[str, Stored]:
     stored = {}
     offset = _START[header.version]
-    for kind, count, shape in _runs(header):
+    for name, shape in layout(header):
         nbytes = _nbytes(header, shape)
-        for n in range(count):
-            name = f"layers.{n}.{kind}" if kind in _PER_LAYER else kind
-            stored[name] = _stored(header, name, shape, data[offset : offset + nbytes])
-            offset += nbytes
+        stored[name] = _stored(header, name, shape, data[offset : offset + nbytes])
+        offset += nbytes
     return {name: stored[name] for name, _ in tensor_shapes(header.config)}
 
 
-def _stored(header: _Header, name: str, shape: tuple[int, ...], span: torch.Tensor) -> Stored:
+def _stored(header: Header, name: str, shape: tuple[int, ...], span: torch.Tensor) -> Stored:
     if header.version == 2 and len(shape) == 2:
         load = partial(_dequantize, span, shape, header.group)
         return Stored(name, shape, "int8", span.nbytes, load)
