@@ -73,18 +73,16 @@ def command(source: str, out: Path, form: str, as_json: bool, quiet: bool, **res
         from llama2gpu.checkpoints import open_checkpoint
         from llama2gpu.checkpoints.convert import Target, convert
         from llama2gpu.errors import TokenizerError
-        from llama2gpu.tokenizer import find_tokenizer, load_tokenizer
+        from llama2gpu.tokenizer import tokenizer_of
     checkpoint = open_checkpoint(source, rope_theta=rest["rope_theta"], norm_eps=rest["norm_eps"])
     dtype = None if rest["dtype"] == "auto" else getattr(torch, DTYPES[rest["dtype"]])
-    vocab = checkpoint.config.vocab
     words, problems = None, []
-    if rest["tokenizer"] is not None:
-        words = load_tokenizer(rest["tokenizer"], vocab=vocab)
-    else:
-        try:
-            words = find_tokenizer(checkpoint.tokenizer_files, vocab=vocab)
-        except TokenizerError as error:
-            problems = [str(error)]
+    try:
+        words = tokenizer_of(checkpoint, rest["tokenizer"])
+    except TokenizerError as error:
+        if rest["tokenizer"] is not None:
+            raise
+        problems = [str(error)]
     quant = QUANTS.get(rest["quant"])
     target = Target(form, out, dtype, quant, rest["quant"] == "none", rest["overwrite"])
     with loading(quiet, "converting") as progress:
@@ -127,7 +125,9 @@ def describe(form: str, out: Path, tally: "Tally") -> dict[str, Any]:
 
 def told(facts: dict[str, Any]) -> str:
     """The same in one line."""
-    what = f"{facts['path']}: {facts['format']}, {facts['bytes']:,} bytes, {facts['tensors']} tensors"
+    what = (
+        f"{facts['path']}: {facts['format']}, {facts['bytes']:,} bytes, {facts['tensors']} tensors"
+    )
     if facts["lossless"]:
         return f"{what}, all exact"
     return f"{what}, {facts['rounded']} rounded (relative error {facts['error']:.2g})"

@@ -39,10 +39,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         BASE | {"checkpoints", "files", "tokenizer", "vocabulary"},
     ),
     **dict.fromkeys(
-        ("checkpoints.convert", "checkpoints.gguf_fields", "checkpoints.gguf_write",
-         "checkpoints.llama2c_write"),
+        (
+            "checkpoints.convert",
+            "checkpoints.gguf_fields",
+            "checkpoints.gguf_write",
+            "checkpoints.llama2c_write",
+        ),
         BASE | {"checkpoints", "files", "ops", "tokenizer", "vocabulary"},
-    ),  # fmt: skip
+    ),
     "kernels": BASE | {"ops"},
     "backends": BASE | {"ops", "kernels"},
     **dict.fromkeys(STEP, BASE | STEP | {"ops", "backends.base"}),

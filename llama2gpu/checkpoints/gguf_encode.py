@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from llama2gpu.checkpoints.tally import narrowed, refuse_halves, squares
-from llama2gpu.quant import Dense, Int4, Int8, Weight
+from llama2gpu.quant import Dense, Int8, Weight
 from llama2gpu.quant.pack import unpack_int4
 
 BLOCK = 32
@@ -64,7 +64,7 @@ def encode(name: str, weight: Weight, form: str) -> tuple[np.ndarray, float, flo
 def _kept(weight: Weight) -> np.ndarray:
     """Blocks of the integers that a matrix has; only its scales are rounded, to float16."""
     assert not isinstance(weight, Dense)
-    rows, columns = weight.shape
+    rows = weight.shape[0]
     repeats = weight.group // BLOCK
     scales = weight.scales.float()
     if isinstance(weight, Int8):
@@ -79,10 +79,6 @@ def _kept(weight: Weight) -> np.ndarray:
 
 def _blocks(numbers: list[torch.Tensor], repeats: int, values: torch.Tensor) -> np.ndarray:
     """uint8 `[N, bytes]`: for each block its numbers `[N, K / group]` in float16, then values."""
-    halves = [
-        n.half().repeat_interleave(repeats, 1)[..., None].view(torch.uint8) for n in numbers
-    ]
+    halves = [n.half().repeat_interleave(repeats, 1)[..., None].view(torch.uint8) for n in numbers]
     joined: np.ndarray = torch.cat([*halves, values], 2).flatten(1).numpy()
     return joined
-
-

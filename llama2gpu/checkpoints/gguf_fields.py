@@ -4,7 +4,7 @@ Names: `checkpoints.gguf_names`; what llama.cpp makes of them: its `llama-model.
 `llama-vocab.cpp`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,21 +64,21 @@ def words_fields(
     bos_id: int | None,
     stop_ids: Sequence[int],
 ) -> dict[str, Any]:
-    """The tokenizer of a model with so many rows in its embedding; those without a piece are unused.
+    """The tokenizer of a model with `rows` in its embedding; those without a piece are unused.
 
     Raises `TokenizerError` for words that llama.cpp would split otherwise.
     """
     missing = range(len(vocabulary.pieces), rows)
     fields: dict[str, Any] = {
-        Words.TOKENS: [*vocabulary.pieces, *(f"[PAD{n}]" for n in missing)],
+        Words.TOKENS: [*_pieces(vocabulary), *(f"[PAD{n}]" for n in missing)],
         Words.TYPES: [*map(int, vocabulary.types), *(int(PieceType.UNUSED) for _ in missing)],
         Words.ADD_BOS: vocabulary.adds_bos,
         Words.ADD_EOS: False,
-        Words.SPACE_PREFIX: vocabulary.space_prefix,
     }
     if isinstance(vocabulary, ScoredVocabulary):
         fields[Words.MODEL], fields[Words.PRE] = SCORED, "default"
         fields[Words.SCORES] = [*map(float, vocabulary.scores), *(-1e4 for _ in missing)]
+        fields[Words.SPACE_PREFIX] = vocabulary.space_prefix
         fields[Words.TRIMS_SPACES] = vocabulary.trims_spaces
     else:
         fields[Words.MODEL], fields[Words.PRE] = MERGED, _splitting(vocabulary)
@@ -86,11 +86,17 @@ def words_fields(
     return fields | _ids(vocabulary, bos_id, stop_ids)
 
 
+def _pieces(vocabulary: ScoredVocabulary | MergedVocabulary) -> Iterator[str]:
+    """As they are, but those that stay whole in a text, which llama.cpp looks up in the text."""
+    for piece, kind in zip(vocabulary.pieces, vocabulary.types, strict=True):
+        yield piece.replace("▁", " ") if kind == PieceType.USER_DEFINED else piece
+
+
 def _splitting(vocabulary: MergedVocabulary) -> str:
     """What llama.cpp calls the way in which words are split."""
     how = tuple(vocabulary.words), vocabulary.whole_words
     found = [s for s in SPLITTINGS if (tuple(s.words), s.whole_words) == how]
-    if not found or vocabulary.space_prefix:
+    if not found:
         raise TokenizerError(
             "the tokenizer can't be written into GGUF: llama.cpp splits no words as it does"
         )

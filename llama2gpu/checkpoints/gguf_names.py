@@ -41,7 +41,9 @@ class General:
     NAME = "general.name"
     FILE_TYPE = "general.file_type"
     QUANTIZATION_VERSION = "general.quantization_version"
+    SPLIT = "split.no"  # from 0
     SPLITS = "split.count"
+    SPLIT_TENSORS = "split.tensors.count"  # of all parts
 
 
 class Model:

@@ -24,9 +24,8 @@ from llama2gpu.checkpoints.new_folder import check_place, new_folder, writing
 from llama2gpu.config import Config
 from llama2gpu.errors import CheckpointError, RequestError
 from llama2gpu.quant import Dense, Weight
-from llama2gpu.tokenizer import Tokenizer
+from llama2gpu.tokenizer import Tokenizer, embedded_file, tokenizer_of
 from llama2gpu.tokenizer.export import vocabulary_of
-from llama2gpu.tokenizer.huggingface_write import tokenizer_json
 
 #: Bytes of tensors that are held before they are written as one shard.
 SHARD_BYTES = 1 << 30
@@ -157,9 +156,7 @@ def write_huggingface(
         writer = Writer(out, work, config, dtype)
         yield writer
         ids, files = _ids(source, tokenizer), _companions(source, tokenizer)
-        made = {_GENERATION: json_bytes(ids)}
-        if tokenizer is not None:
-            made |= _made(config, tokenizer)
+        made = {_GENERATION: json_bytes(ids), **_made(config, source, tokenizer)}
         for name, data in made.items():
             if name not in files:
                 writer.write(name, data)
@@ -197,22 +194,42 @@ def _companions(source: Checkpoint | None, tokenizer: Tokenizer | None) -> dict[
         found = present(source.path, *TOKENIZERS, *_TOKENIZER_PARTS, _GENERATION)
         beside = {path.name: path for path in found}
     if tokenizer is None:
-        others = () if source is None or beside else source.tokenizer_files
+        within = source is not None and source.embedded_tokenizer() is not None
+        others = () if source is None or beside or within else source.tokenizer_files
         there = [path for path in others if path.exists()]
         return beside or {f"tokenizer{path.suffix}": path for path in there[:1]}
     if tokenizer.path in beside.values():
         return beside
     kept = {name: path for name, path in beside.items() if name == _GENERATION}
-    if tokenizer.format not in _COPIED:
+    if not _is_copied(source, tokenizer):
         return kept
     return {_COPIED[tokenizer.format]: tokenizer.path, **kept}
 
 
-def _made(config: Config, tokenizer: Tokenizer) -> dict[str, bytes]:
-    """What describes a tokenizer to other engines; all of one whose file they can't read."""
-    made = {"tokenizer_config.json": json_bytes(tokenizer_fields(config, tokenizer))}
-    if tokenizer.format not in _COPIED:
-        made["tokenizer.json"] = tokenizer_json(vocabulary_of(tokenizer))
+def _is_copied(source: Checkpoint | None, tokenizer: Tokenizer) -> bool:
+    """Whether other engines read a tokenizer's own file, and it is one."""
+    within = source is not None and tokenizer.path == source.path
+    return tokenizer.format in _COPIED and not within
+
+
+def _made(
+    config: Config, source: Checkpoint | None, tokenizer: Tokenizer | None
+) -> dict[str, bytes]:
+    """What describes a tokenizer to other engines; all of one that has no file for them."""
+    if tokenizer is None and source is not None and source.embedded_tokenizer() is not None:
+        tokenizer = tokenizer_of(source)
+    if tokenizer is None:
+        return {}
+    template = None if source is None else source.chat_template
+    fields = tokenizer_fields(config, tokenizer)
+    made = {
+        "tokenizer_config.json": json_bytes(
+            fields | ({"chat_template": template} if template else {})
+        )
+    }
+    if not _is_copied(source, tokenizer):
+        name, data = embedded_file(vocabulary_of(tokenizer), tokenizer.path)
+        made[name] = data
     return made
 
 

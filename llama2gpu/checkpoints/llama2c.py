@@ -14,7 +14,7 @@ import torch
 
 from llama2gpu.checkpoints.base import LAYER_MATRICES, LAYER_NORMS, tensor_shapes
 from llama2gpu.checkpoints.fields import config_from
-from llama2gpu.checkpoints.files import file_size, map_file, present, read_start
+from llama2gpu.checkpoints.files import file_size, map_file, present, read_start, typed
 from llama2gpu.checkpoints.stored import Stored, StoredCheckpoint
 from llama2gpu.config import Config
 from llama2gpu.errors import CheckpointError, UnsupportedModelError
@@ -178,17 +178,12 @@ def _stored(header: Header, name: str, shape: tuple[int, ...], span: torch.Tenso
     return Stored(name, shape, "float32", span.nbytes, partial(_view, span, shape))
 
 
-def _floats(span: torch.Tensor) -> torch.Tensor:
-    """A span of bytes as float32; a view of the map where it is aligned."""
-    return (span.clone() if span.storage_offset() % 4 else span).view(torch.float32)
-
-
 def _view(span: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    return _floats(span).view(shape)
+    return typed(span, torch.float32).view(shape)
 
 
 def _dequantize(span: torch.Tensor, shape: tuple[int, ...], group: int) -> torch.Tensor:
     """Q8_0 whose groups run over the flat tensor, so that they may straddle rows."""
     count = math.prod(shape)
     values = span[:count].view(torch.int8).view(-1, group).to(torch.float32)
-    return values.mul_(_floats(span[count:])[:, None]).view(shape)
+    return values.mul_(typed(span[count:], torch.float32)[:, None]).view(shape)

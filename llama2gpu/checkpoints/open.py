@@ -7,6 +7,8 @@ from stat import S_ISDIR
 from llama2gpu.checkpoints import hub
 from llama2gpu.checkpoints.base import Checkpoint
 from llama2gpu.checkpoints.files import list_folder, read_start, status
+from llama2gpu.checkpoints.gguf import open_gguf
+from llama2gpu.checkpoints.gguf_names import MAGIC as GGUF_MAGIC
 from llama2gpu.checkpoints.huggingface import open_huggingface
 from llama2gpu.checkpoints.llama2c import open_llama2c
 from llama2gpu.checkpoints.meta import open_meta
@@ -17,7 +19,6 @@ from llama2gpu.files import one_line
 SHIPPED = {"stories": Path(__file__).resolve().parents[1] / "models" / "stories"}
 
 _OTHERS = {
-    b"GGUF": "GGUF",
     b"tjgg": "ggjt",
     b"fmgg": "ggmf",
     b"lmgg": "ggml",
@@ -30,7 +31,7 @@ _PARTS = (b"PK\x03\x04", b"\x80\x02\x8a", b'{"', b"{\n")
 def open_checkpoint(
     source: str | Path, *, rope_theta: float | None = None, norm_eps: float | None = None
 ) -> Checkpoint:
-    """Opens a llama2.c file, a folder of Meta's or Hugging Face's, or a model by its name.
+    """Opens a llama2.c or GGUF file, a folder of Meta's or Hugging Face's, or a model by its name.
 
     A path that exists is opened; otherwise "stories" is the model that comes with the package,
     and a name such as `org/name` is fetched from the Hub.
@@ -74,12 +75,14 @@ def _open_folder(path: Path) -> Checkpoint:
         return open_meta(path)
     raise CheckpointError(
         f"{path} holds neither config.json (Hugging Face) nor params.json (Meta): "
-        "give the folder of a checkpoint, or a llama2.c file"
+        "give the folder of a checkpoint, or a llama2.c or GGUF file itself"
     )
 
 
 def _open_file(path: Path) -> Checkpoint:
     start = read_start(path, 16)
+    if start[:4] == GGUF_MAGIC:
+        return open_gguf(path)
     if start[:4] in _OTHERS:
         raise UnsupportedModelError(
             f"{path} is a {_OTHERS[start[:4]]} file, which is not supported: "

@@ -1,5 +1,4 @@
-"""What every writer of files needs: matrices a part at a time, and a count of what became of them.
-"""
+"""What writers of files share: matrices a part at a time, and a count of what became of them."""
 
 import math
 import sys

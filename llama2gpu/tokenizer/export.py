@@ -3,8 +3,6 @@
 Every function raises `TokenizerError` where the data could not give the same tokens.
 """
 
-from typing import Any
-
 from llama2gpu.tokenizer.base import Tokenizer
 from llama2gpu.tokenizer.export_huggingface import of_huggingface
 from llama2gpu.tokenizer.export_parts import pairs_of, refuse
@@ -42,23 +40,13 @@ def _of_sentencepiece(tokenizer: SentencePiece) -> ScoredVocabulary:
     return ScoredVocabulary(
         [processor.id_to_piece(id) for id in ids],
         [processor.get_score(id) for id in ids],
-        [_type_in(processor, id) for id in ids],
+        spec.types,
         tokenizer.bos_id,
         tokenizer.eos_ids,
         tokenizer.adds_bos,
         spec.space_prefix,
         spec.trims_spaces,
     )
-
-
-def _type_in(processor: Any, id: int) -> PieceType:
-    if processor.is_unknown(id):
-        return PieceType.UNKNOWN
-    if processor.is_control(id):
-        return PieceType.CONTROL
-    if processor.is_byte(id):
-        return PieceType.BYTE
-    return PieceType.UNUSED if processor.is_unused(id) else PieceType.NORMAL
 
 
 def _of_llama2c(tokenizer: Llama2C) -> ScoredVocabulary:

@@ -1,4 +1,4 @@
-"""A tokenizer.json as data: its merges by rank, or SentencePiece's scores where they say the same."""
+"""A tokenizer.json as data: its merges, or SentencePiece's scores where they say the same."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,6 +8,7 @@ from llama2gpu.tokenizer.export_parts import pairs_of, refuse
 from llama2gpu.tokenizer.huggingface import HuggingFace
 from llama2gpu.tokenizer.huggingface_decoder import is_byte
 from llama2gpu.vocabulary import MergedVocabulary, PieceType, ScoredVocabulary
+
 
 def of_huggingface(tokenizer: HuggingFace) -> MergedVocabulary | ScoredVocabulary:
     """The pieces of a tokenizer.json. Raises `TokenizerError` for what no Llama has."""
@@ -55,6 +56,8 @@ def _merged(
     if spec["normalizer"] is not None:
         refuse("it normalizes characters before it splits a text")
     steps = list(_steps(spec["pre_tokenizer"], "pretokenizers"))
+    if any(step.get("add_prefix_space") for step in steps):
+        refuse("it puts a space before a text, which byte-level BPE of Llamas does not")
     return MergedVocabulary(
         pieces,
         types,
@@ -64,7 +67,6 @@ def _merged(
         bos_id=tokenizer.bos_id,
         eos_ids=tokenizer.eos_ids,
         adds_bos=tokenizer.adds_bos,
-        space_prefix=any(step.get("add_prefix_space") for step in steps),
     )
 
 
@@ -126,7 +128,7 @@ def _scored(
 
 
 def _space_prefix(spec: Mapping[str, Any]) -> bool:
-    """Whether spaces become marks and a text gets one before it; refuses what does anything else."""
+    """Whether a text gets a mark before it, as spaces become; refuses what does anything else."""
     steps = [*_steps(spec["normalizer"], "normalizers")]
     steps += _steps(spec["pre_tokenizer"], "pretokenizers")
     prefix = marks = False

@@ -6,15 +6,20 @@ Source: google/sentencepiece, `sentencepiece_model.proto`.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_TRAINER, _NORMALIZER = 2, 3
+_PIECE, _TRAINER, _NORMALIZER = 1, 2, 3
+_TYPE, _NORMAL = 3, 1
 _MODEL_TYPE, _BPE, _UNIGRAM = 3, 2, 1
 _CHARACTER_MAP, _DUMMY_PREFIX, _EXTRA_SPACES, _ESCAPES = 2, 3, 4, 5
 
 
 @dataclass(frozen=True)
 class SpecOfModel:
-    """How a model splits: whether it merges pairs; what it does to a text before."""
+    """How a model splits: whether it merges pairs; what it does to a text before.
 
+    types: of each piece, by the numbers of `vocabulary.PieceType`.
+    """
+
+    types: list[int]
     merges: bool
     replaces_characters: bool
     space_prefix: bool
@@ -24,12 +29,19 @@ class SpecOfModel:
 
 def read_spec(data: bytes) -> SpecOfModel:
     """The fields of a serialized model that is known to be whole."""
+    types: list[int] = []
     trainer: dict[int, int | bytes] = {}
     normalizer: dict[int, int | bytes] = {}
     for number, value in _fields(data):
-        if isinstance(value, bytes) and number in (_TRAINER, _NORMALIZER):
-            (trainer if number == _TRAINER else normalizer).update(_fields(value))
+        assert isinstance(value, bytes)
+        if number == _PIECE:
+            types.append(int(dict(_fields(value)).get(_TYPE, _NORMAL)))
+        elif number == _TRAINER:
+            trainer.update(_fields(value))
+        elif number == _NORMALIZER:
+            normalizer.update(_fields(value))
     return SpecOfModel(
+        types,
         merges=trainer.get(_MODEL_TYPE, _UNIGRAM) == _BPE,
         replaces_characters=bool(normalizer.get(_CHARACTER_MAP)),
         space_prefix=bool(normalizer.get(_DUMMY_PREFIX, True)),
