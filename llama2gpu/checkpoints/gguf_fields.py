@@ -17,6 +17,8 @@ from llama2gpu.vocabulary import MergedVocabulary, PieceType, ScoredVocabulary
 
 Fields = Mapping[str, Any]
 
+#: YaRN's beta_fast and beta_slow, whose keys llama.cpp reads for other architectures alone.
+_BETAS = (32.0, 1.0)
 #: A file without a tokenizer.
 NO_WORDS: Fields = {Words.MODEL: "none"}
 
@@ -43,18 +45,19 @@ def model_fields(c: Config) -> dict[str, Any]:
 def _scaling(s: RopeScaling) -> dict[str, Any]:
     """llama3's is a tensor, the divisors of the frequencies; a type would scale them once more."""
     if s.type == "llama3":
-        return {}
+        return {Model.ROPE_ORIGINAL: s.original_context}
     fields = {Model.ROPE_TYPE: s.type, Model.ROPE_FACTOR: s.factor}
     if s.type == "linear":
         return fields
-    if not s.truncate:
-        raise RequestError("GGUF's YaRN has whole columns alone (truncate): give --to hf")
+    if not s.truncate or (s.beta_fast, s.beta_slow) != _BETAS:
+        raise RequestError(
+            "llama.cpp runs a Llama's YaRN with truncate and betas of "
+            f"{_BETAS[0]:g} and {_BETAS[1]:g} alone: give --to hf"
+        )
     usual = yarn_scale(replace(s, attention_factor=None, mscale=None, mscale_all_dim=None))
     return fields | {
         Model.ROPE_ORIGINAL: s.original_context,
         Model.ROPE_ATTENTION: yarn_scale(s) / usual,
-        Model.ROPE_BETA_FAST: s.beta_fast,
-        Model.ROPE_BETA_SLOW: s.beta_slow,
     }
 
 

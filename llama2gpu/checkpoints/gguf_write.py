@@ -90,13 +90,18 @@ def _plan(
         if len(shape) == 1:
             yield name, (shape, "F32")
             continue
-        own = None
-        if not (forms.quant or forms.dense or checkpoint.quantization is None):
-            own = own_form(checkpoint.weight(name))
-        asked = forms.quant if shape[1] % BLOCK == 0 else None
-        if asked and name == head:
-            asked = "Q8_0"
-        yield name, (shape, own or asked or FLOATS[forms.dtype])
+        own = None if checkpoint.quantization is None else own_form(checkpoint.weight(name))
+        yield name, (shape, _form(forms, shape[1], own, head=name == head))
+
+
+def _form(forms: Forms, columns: int, own: str | None, *, head: bool) -> str:
+    """The form of a matrix, of which `own` would keep what is quantized."""
+    dense = FLOATS[forms.dtype]
+    if forms.quant is None:
+        return dense if forms.dense else own or dense
+    if columns % BLOCK:
+        return dense
+    return "Q8_0" if head and own != forms.quant else forms.quant
 
 
 def _fields(
