@@ -54,7 +54,9 @@ DTYPES = {
 @options.tokenizer
 @options.rope_theta
 @options.norm_eps
-@click.option("--overwrite", is_flag=True, help="Replace OUT.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace OUT, and tokenizer.bin beside a llama2.c file."
+)
 @options.as_json
 @options.quiet
 def command(source: str, out: Path, form: str, as_json: bool, quiet: bool, **rest: Any) -> None:

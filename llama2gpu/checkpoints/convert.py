@@ -1,6 +1,6 @@
 """A checkpoint written in another format, with its tokenizer, whole or not at all."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,15 +102,20 @@ def _to_llama2c(
             words = None
         else:
             check_file(beside, _sources(checkpoint, tokenizer), target.overwrite)
-    if others := sorted({*checkpoint.stop_ids} - _LLAMA2C_STOPS):
-        listed = ", ".join(map(str, others))
-        tally.notes.append(f"llama2.c's programs do not stop at the tokens {listed}")
+    _note_stops(tally, "its programs know two", checkpoint, _LLAMA2C_STOPS)
     with new_files(out) as work:
         version = LLAMA2C[target.format]
         write_llama2c(checkpoint, work / out.name, version, tally, progress)
         if words is not None:
             with writing(out):
                 (work / _TOKENIZER).write_bytes(words)
+
+
+def _note_stops(tally: Tally, why: str, checkpoint: Checkpoint, known: Set[object]) -> None:
+    """Tells of the tokens that end a text and that the format has no place for."""
+    if others := sorted({*checkpoint.stop_ids} - known):
+        listed = ", ".join(map(str, others))
+        tally.notes.append(f"tokens that end a text and are not carried over: {listed} ({why})")
 
 
 def _holds(path: Path, data: bytes) -> bool:
@@ -139,6 +144,8 @@ def _to_gguf(
                 checkpoint.bos_id,
                 checkpoint.stop_ids,
             )
+            named = {words.get(key) for key in (Words.EOS, Words.EOT, Words.EOM)}
+            _note_stops(tally, "its file names three", checkpoint, named)
         except TokenizerError as error:
             tally.notes.append(str(error))
     if template := chat_template_of(checkpoint):
