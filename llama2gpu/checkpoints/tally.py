@@ -14,7 +14,7 @@ from llama2gpu.quant import Weight
 from llama2gpu.quant.quantize import checked_peak
 
 #: About how many weights are converted at a time.
-_AT_A_TIME = 1 << 22
+_AT_A_TIME = 1 << 20
 
 
 @dataclass
