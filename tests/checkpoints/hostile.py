@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 
 from tests.checkpoints.gptq import matrices_of, set_fields, write_gptq
+from tests.checkpoints.hostile_gguf import make_gguf
 from tests.checkpoints.writers import CONFIG, random_tensors, write_huggingface, write_llama2c
 
 TOUCHED = "touched"
@@ -104,7 +105,8 @@ def make(root: Path) -> list[Path]:
         folder = write_huggingface(root / f"safetensors {name}", CONFIG, tensors)
         (folder / "model.safetensors").write_bytes(data)
         made.append(folder)
-    return made + _archives(root) + _headers(root) + _claims(root) + _quantized(root)
+    made += _archives(root) + _headers(root) + _claims(root) + _quantized(root)
+    return made + make_gguf(root)
 
 
 def _archives(root: Path) -> list[Path]:
@@ -140,7 +142,7 @@ def _headers(root: Path) -> list[Path]:
         "version 9": struct.pack("<Ii", 0x616B3432, 9) + bytes(400),
         "short": magic + bytes(9),
         "one byte": b"x",
-        "gguf": b"GGUF" + bytes(100),
+        "ggjt": b"tjgg" + bytes(100),
         "json": b'{"a": 1}',
         "zip": b"PK\x03\x04" + bytes(100),
     }

@@ -3,15 +3,20 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType as Kind
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llama2gpu.checkpoints import open_checkpoint
 from llama2gpu.config import Config
-from llama2gpu.errors import CheckpointError
+from llama2gpu.errors import CheckpointError, RequestError, TokenizerError
+from llama2gpu.tokenizer import tokenizer_of
+from llama2gpu.tokenizer.huggingface_decoder import byte_letters
+from tests.checkpoints.gguf_files import write_gguf
 from tests.checkpoints.gptq import matrices_of, write_gptq
 from tests.checkpoints.writers import random_tensors, write_huggingface, write_llama2c, write_meta
 
@@ -19,6 +24,18 @@ CONFIG = Config(
     dim=8, hidden=12, layers=1, heads=2, kv_heads=1, head_dim=4, vocab=10, context=8, tied=False
 )
 TENSORS = random_tensors(CONFIG)
+BLOCKS = Config(
+    dim=32, hidden=32, layers=1, heads=2, kv_heads=1, head_dim=16, vocab=268, context=8, tied=True
+)
+#: A tiny byte-level tokenizer.
+WORDS: dict[str, Any] = {
+    "tokenizer__ggml__model": "gpt2",
+    "tokenizer__ggml__pre": "llama-bpe",
+    "tokenizer__ggml__tokens": [*byte_letters(), "ab", "abc", "<a>"],
+    "tokenizer__ggml__token_type": [*[1] * 258, 3],
+    "tokenizer__ggml__merges": ["a b", "ab c"],
+    "tokenizer__ggml__bos_token_id": 4,
+}
 LLAMA2C = [("v0", "m.bin"), ("v1", "m.bin"), ("v2", "m.bin")]
 SIZED = [*LLAMA2C, ("safetensors", "model.safetensors"), ("gptq", "model.safetensors")]
 FILES = [
@@ -31,6 +48,8 @@ FILES = [
     ("meta", "consolidated.00.pth"),
     ("meta2", "consolidated.01.pth"),
     ("meta", "params.json"),
+    ("gguf", "m.bin"),
+    ("gguf4", "m.bin"),
 ]
 SETTINGS = settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -51,6 +70,11 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_huggingface(root / "shards", CONFIG, TENSORS, shards=2)
     write_huggingface(root / "bin", CONFIG, TENSORS, safe=False)
     write_gptq(root / "gptq", matrices_of(zeros=True))
+    for name in ("gguf", "gguf4"):
+        (root / name).mkdir()
+    write_gguf(root / "gguf" / "m.bin", CONFIG, TENSORS)
+    blocks = random_tensors(BLOCKS)
+    write_gguf(root / "gguf4" / "m.bin", BLOCKS, blocks, Kind.Q4_0, **WORDS)
     return root
 
 
@@ -64,7 +88,10 @@ def opens(folder: Path) -> bool:
             tensor = checkpoint.read(info.name)
             assert tuple(tensor.shape) == info.shape
             tensor.to(torch.float32).sum()
-    except CheckpointError as error:
+        if checkpoint.embedded_tokenizer() is not None:
+            tokenizer = tokenizer_of(checkpoint)
+            tokenizer.decode(tokenizer.encode("abc c<a>"))
+    except (CheckpointError, TokenizerError, RequestError) as error:
         message = str(error)
     assert message is None or ("\n" not in message and 20 < len(message) < 600)
     return message is None
