@@ -132,9 +132,23 @@ def _checked(path: Path, tensor: Stored, shape: tuple[int, ...]) -> Stored:
     return tensor
 
 
+def rows_of(where: object, found: Mapping[str, Stored], name: str) -> int:
+    """Rows of a matrix by its name in the file, for a configuration that does not tell them."""
+    if name not in found or len(found[name].shape) != 2:
+        raise CheckpointError(f"{where}: its tensors lack the matrix {name}: download again")
+    return found[name].shape[0]
+
+
 def header(
     name: str, shape: tuple[int, ...], dtype: str, load: Callable[[], torch.Tensor]
 ) -> Stored:
     """A `Stored` whose bytes follow from its shape and type; 0 for a type that is not read."""
     itemsize = _READ[dtype].itemsize if dtype in _READ else 0
     return Stored(name, shape, dtype, math.prod(shape) * itemsize, load)
+
+
+def floats(span: torch.Tensor, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """A span of mapped bytes as a tensor of a type in `FLOATS`; a view where it is aligned."""
+    wanted = FLOATS[dtype]
+    aligned = span.storage_offset() % wanted.itemsize == 0
+    return (span if aligned else span.clone()).view(wanted).view(shape)
