@@ -24,7 +24,7 @@ from llama2gpu.quantizer import Outcome
 from llama2gpu.request import Request, Sequence, StopReason, Token
 from llama2gpu.sampling import SamplingParams
 from llama2gpu.text import TextStream
-from llama2gpu.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+from llama2gpu.tokenizer import Tokenizer, tokenizer_of
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PREFILL = ("parallel", "sequential")
@@ -231,12 +231,7 @@ def load(
     server = choose_backend(backend, device, ops)
     spec = read_spec(quant, calibration)
     checkpoint = open_checkpoint(model, rope_theta=rope_theta, norm_eps=norm_eps)
-    vocab = checkpoint.config.vocab
-    words = (
-        find_tokenizer(checkpoint.tokenizer_files, vocab=vocab)
-        if tokenizer is None
-        else load_tokenizer(tokenizer, vocab=vocab)
-    )
+    words = tokenizer_of(checkpoint, tokenizer)
     _check_context(context, checkpoint)
     quantizer = None
     outcomes: list[Outcome] = []

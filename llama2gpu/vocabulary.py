@@ -52,7 +52,6 @@ class MergedVocabulary:
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
     adds_bos: bool = True
-    space_prefix: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import torch
 
 from llama2gpu.checkpoints.base import LAYER_MATRICES, LAYER_NORMS, tensor_shapes
 from llama2gpu.checkpoints.fields import config_from
-from llama2gpu.checkpoints.files import file_size, map_file, tokenizers_beside
-from llama2gpu.checkpoints.stored import Stored, StoredCheckpoint, floats
+from llama2gpu.checkpoints.files import file_size, map_file, tokenizers_beside, typed
+from llama2gpu.checkpoints.stored import Stored, StoredCheckpoint
 from llama2gpu.config import Config
 from llama2gpu.errors import CheckpointError
 from llama2gpu.quant import Dense, Int4, Int8, Weight
@@ -139,7 +139,11 @@ def _stored(
     if len(shape) == 2 and flat.quantizes(shape):
         matrix = _Matrix(path, name, shape, flat.bits, flat.group, *spans)
         return Stored(name, shape, f"int{flat.bits}", nbytes, matrix.dense, matrix.weight)
-    return Stored(name, shape, "float32", nbytes, partial(floats, spans[0], "float32", shape))
+    return Stored(name, shape, "float32", nbytes, partial(_view, spans[0], shape))
+
+
+def _view(span: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    return typed(span, torch.float32).view(shape)
 
 
 @dataclass(frozen=True)
@@ -200,7 +204,7 @@ class _Matrix:
 
     def _scales(self) -> torch.Tensor:
         """Scales, float32 `[groups]`."""
-        scales = floats(self.stored_scales, "float32", (-1,))
+        scales = typed(self.stored_scales, torch.float32)
         if not bool(scales.isfinite().all()):
             raise CheckpointError(
                 f"{self.path}: the scales of {self.name} hold NaN or infinity: download it again"

@@ -24,7 +24,7 @@ from llama2gpu.checkpoints.new_folder import check_place, new_folder, writing
 from llama2gpu.config import Config
 from llama2gpu.errors import CheckpointError, RequestError
 from llama2gpu.quant import Dense, Weight
-from llama2gpu.tokenizer import Tokenizer
+from llama2gpu.tokenizer import Tokenizer, embedded_file, tokenizer_of
 
 #: Bytes of tensors that are held before they are written as one shard.
 SHARD_BYTES = 1 << 30
@@ -155,14 +155,31 @@ def write_huggingface(
         yield writer
         ids, files = _ids(source, tokenizer), _companions(source, tokenizer)
         made = {_GENERATION: ids}
-        if tokenizer is not None and tokenizer.format in ("SentencePiece", "Hugging Face"):
-            made["tokenizer_config.json"] = tokenizer_fields(config, tokenizer)
+        words = tokenizer
+        if source is not None and tokenizer is None:
+            words = _write_embedded(writer, source)
+        if words is not None and words.format in ("SentencePiece", "Hugging Face"):
+            made["tokenizer_config.json"] = tokenizer_fields(config, words) | _template(source)
         for name, fields in made.items():
             if name not in files:
                 writer.write(name, json_bytes(fields))
         for name, path in files.items():
             writer.copy(name, path)
         writer.finish(ids)
+
+
+def _write_embedded(writer: Writer, source: Checkpoint) -> Tokenizer | None:
+    """Writes the tokenizer that lies within a checkpoint, and gives it; None where none does."""
+    if (embedded := source.embedded_tokenizer()) is None:
+        return None
+    writer.write(*embedded_file(embedded, source.path))
+    return tokenizer_of(source)
+
+
+def _template(source: Checkpoint | None) -> dict[str, object]:
+    """The chat template that lies within a checkpoint."""
+    found = None if source is None else source.chat_template
+    return {} if found is None else {"chat_template": found}
 
 
 def _check_free(out: Path, overwrite: bool) -> None:
@@ -194,7 +211,8 @@ def _companions(source: Checkpoint | None, tokenizer: Tokenizer | None) -> dict[
         found = present(source.path, *TOKENIZERS, *_TOKENIZER_PARTS, _GENERATION)
         beside = {path.name: path for path in found}
     if tokenizer is None:
-        others = () if source is None or beside else source.tokenizer_files
+        within = source is not None and source.embedded_tokenizer() is not None
+        others = () if source is None or beside or within else source.tokenizer_files
         there = [path for path in others if path.exists()]
         return beside or {f"tokenizer{path.suffix}": path for path in there[:1]}
     if tokenizer.path in beside.values():

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from stat import S_ISDIR
 
-from llama2gpu.checkpoints import ggjt, hub, lmw, simple_llama
+from llama2gpu.checkpoints import ggjt, gguf, gguf_names, hub, lmw, simple_llama
 from llama2gpu.checkpoints.base import Checkpoint
 from llama2gpu.checkpoints.files import list_folder, read_start, status
 from llama2gpu.checkpoints.huggingface import open_huggingface
@@ -19,12 +19,12 @@ SHIPPED = {"stories": Path(__file__).resolve().parents[1] / "models" / "stories"
 
 #: Readers of single files by their magic number; llama2.c's oldest files have none.
 _FILES: dict[bytes, Callable[[Path], Checkpoint]] = {
+    gguf_names.MAGIC: gguf.open_gguf,
     ggjt.MAGIC: ggjt.open_ggjt,
     lmw.MAGIC: lmw.open_lmw,
     simple_llama.MAGIC: simple_llama.open_simple_llama,
 }
 _OTHERS = {
-    b"GGUF": "GGUF",
     b"fmgg": "ggmf",
     b"lmgg": "ggml",
 }
@@ -86,11 +86,13 @@ def _open_folder(path: Path) -> Checkpoint:
 
 def _open_file(path: Path) -> Checkpoint:
     start = read_start(path, 16)
+    if start[:4] in _FILES:
+        return _FILES[start[:4]](path)
     if start[:4] in _OTHERS:
         raise UnsupportedModelError(
             f"{path} is a {_OTHERS[start[:4]]} file, which is not supported: "
-            "give the model's safetensors folder"
+            "give the model as GGUF, or its safetensors folder"
         )
     if start.startswith(_PARTS) or start[8:10] == b'{"':
         raise CheckpointError(f"{path} is one file of a checkpoint: give its folder, {path.parent}")
-    return _FILES.get(start[:4], open_llama2c)(path)
+    return open_llama2c(path)

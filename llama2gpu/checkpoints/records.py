@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from llama2gpu.checkpoints.files import file_size, map_file
-from llama2gpu.checkpoints.stored import FLOATS, Stored, floats
+from llama2gpu.checkpoints.files import file_size, map_file, typed
+from llama2gpu.checkpoints.stored import FLOATS, Stored
 from llama2gpu.config import LIMITS
 from llama2gpu.errors import CheckpointError
 
@@ -72,14 +72,16 @@ class Cursor:
                 f"{self.path}: {name} is {list(shape)}: it is damaged, download it again"
             )
         span = self.span(math.prod(shape) * FLOATS[dtype].itemsize)
-        load = partial(floats, span, dtype, shape)
-        if transposed:
-            load = partial(_by_columns, span, dtype, shape)
+        load = partial(_by_columns if transposed else _by_rows, span, FLOATS[dtype], shape)
         return Stored(name, shape, dtype, span.nbytes, load)
 
 
-def _by_columns(span: torch.Tensor, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-    return floats(span, dtype, shape[::-1]).T.contiguous()
+def _by_rows(span: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    return typed(span, dtype).view(shape)
+
+
+def _by_columns(span: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    return typed(span, dtype).view(shape[::-1]).T.contiguous()
 
 
 def read_records(

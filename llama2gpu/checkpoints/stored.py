@@ -145,10 +145,3 @@ def header(
     """A `Stored` whose bytes follow from its shape and type; 0 for a type that is not read."""
     itemsize = _READ[dtype].itemsize if dtype in _READ else 0
     return Stored(name, shape, dtype, math.prod(shape) * itemsize, load)
-
-
-def floats(span: torch.Tensor, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """A span of mapped bytes as a tensor of a type in `FLOATS`; a view where it is aligned."""
-    wanted = FLOATS[dtype]
-    aligned = span.storage_offset() % wanted.itemsize == 0
-    return (span if aligned else span.clone()).view(wanted).view(shape)

@@ -75,11 +75,16 @@ def _mark_control(library: "Library", ids: list[int | None]) -> dict[str, int]:
     return {token.content: id for id, token in added.items() if token.special}
 
 
-def read_huggingface(path: Path, data: bytes, vocab: int | None) -> HuggingFace:
-    """Reads tokenizer.json; raises `TokenizerError` where the library refuses it."""
+def read_huggingface(
+    path: Path, data: bytes, vocab: int | None, companions: Companions | None = None
+) -> HuggingFace:
+    """Reads tokenizer.json; raises `TokenizerError` where the library refuses it.
+
+    companions: what takes the place of the files beside it.
+    """
     from tokenizers import Tokenizer as Library
 
-    companions = Companions(path.parent)
+    companions = companions or Companions.beside(path)
     with _failures(lambda what: damaged(path, what)), quiet():
         library = Library.from_buffer(data)
         library.encode(_PROBE)
