@@ -66,11 +66,18 @@ class _Ggjt(StoredCheckpoint):
         if texts[3 : len(_FIRST)] != tuple(bytes([byte]) for byte in range(256)):
             self._refuse("its tokens 3 to 258 are not the 256 bytes")
         try:
-            others = [text.decode().replace(" ", "▁") for text in texts[len(_FIRST) :]]
+            others = dict(
+                (text.decode().replace(" ", "▁"), PieceType.NORMAL)
+                if text
+                else (f"<control_{id}>", PieceType.CONTROL)
+                for id, text in enumerate(texts[len(_FIRST) :], len(_FIRST))
+            )
         except UnicodeDecodeError:
             self._refuse("a token is no UTF-8")
-        types = [PieceType.NORMAL if text else PieceType.UNUSED for text in others]
-        return ScoredVocabulary([*_FIRST, *others], scores, [*_FIRST.values(), *types])
+        pieces = _FIRST | others
+        if len(pieces) < len(texts):
+            self._refuse(f"{len(texts) - len(pieces)} of its tokens are there twice")
+        return ScoredVocabulary([*pieces], scores, [*pieces.values()])
 
     def _refuse(self, what: str) -> NoReturn:
         raise TokenizerError(

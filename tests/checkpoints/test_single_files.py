@@ -11,6 +11,8 @@ from llama2gpu.checkpoints import Checkpoint, open_checkpoint, tensor_shapes
 from llama2gpu.config import Config
 from llama2gpu.errors import CheckpointError, TokenizerError, UnsupportedModelError
 from llama2gpu.quant import Dense, Int4, Int8, Weight
+from llama2gpu.tokenizer import load_tokenizer, tokenizer_of
+from llama2gpu.training.spm import train_tokenizer
 from llama2gpu.vocabulary import PieceType, ScoredVocabulary, TokenizerFile
 from tests.checkpoints.single_files import (
     byte_vocabulary,
@@ -21,6 +23,7 @@ from tests.checkpoints.single_files import (
     write_simple_llama,
 )
 from tests.checkpoints.writers import Tensors, random_tensors, write_llama2c
+from tests.training.conftest import make_text
 
 #: The width is the one that ggjt computes for multiples of 32.
 CONFIG = Config(
@@ -183,21 +186,36 @@ def test_integers_of_llama2c(tmp_path: Path, group: int, tied: bool) -> None:
 
 
 def test_embedded_vocabulary_of_ggjt(tmp_path: Path) -> None:
-    path = ggjt(tmp_path / "m.bin", CONFIG, random_tensors(CONFIG))
-    words = open_checkpoint(path).embedded_tokenizer()
+    vocabulary = byte_vocabulary(320)
+    vocabulary[310] = (0.0, b"")
+    path = tmp_path / "m.bin"
+    write_ggjt(path, CONFIG, random_tensors(CONFIG), vocabulary, multiple_of=32)
+    checkpoint = open_checkpoint(path)
+    words = checkpoint.embedded_tokenizer()
     assert isinstance(words, ScoredVocabulary)
     assert len(words.pieces) == len(words.scores) == len(words.types) == 320
     assert list(words.pieces[:5]) == ["<unk>", "<s>", "</s>", "<0x00>", "<0x01>"]
     assert (words.pieces[258], words.pieces[259], words.pieces[286]) == ("<0xFF>", "▁", "▁a")
     kinds = [PieceType.UNKNOWN, PieceType.CONTROL, PieceType.CONTROL, *[PieceType.BYTE] * 256]
-    assert list(words.types) == kinds + [PieceType.NORMAL] * 61
+    kinds += [PieceType.NORMAL] * 61
+    kinds[310] = PieceType.CONTROL
+    assert list(words.types) == kinds
     assert (words.scores[260], words.scores[286]) == (-2.0, -100.0)
-    assert (words.bos_id, words.eos_ids) == (1, (2,))
+    tokenizer = tokenizer_of(checkpoint)
+    assert (tokenizer.vocab, tokenizer.bos_id, tokenizer.eos_ids) == (320, 1, (2,))
+    ids = tokenizer.encode("a b\n")
+    assert ids == [1, 286, 287, 13]
+    assert tokenizer.decode([*ids, 310]) == "a b\n"
 
 
 @pytest.mark.parametrize(
     ("place", "text", "told"),
-    [(70, b"A", "tokens 3 to 258 are not the 256 bytes"), (300, b"\xff", "no UTF-8")],
+    [
+        (70, b"A", "its tokens 3 to 258 are not the 256 bytes"),
+        (300, b"\xff", "a token is no UTF-8"),
+        (300, b"a", "1 of its tokens are there twice"),
+        (300, b"<s>", "1 of its tokens are there twice"),
+    ],
 )
 def test_vocabulary_of_another_kind(tmp_path: Path, place: int, text: bytes, told: str) -> None:
     vocabulary = byte_vocabulary(320)
@@ -219,6 +237,18 @@ def test_embedded_tokenizer_of_lmw(tmp_path: Path, length: int) -> None:
     assert checkpoint.embedded_tokenizer() == (TokenizerFile(data) if data else None)
     path = write_lmw(tmp_path / "m.lmw", GROUPED, tensors, "B")
     assert open_checkpoint(path).embedded_tokenizer() is None
+
+
+def test_tokens_of_lmw(tmp_path: Path) -> None:
+    """The embedded tokenizer is used, not one that lies beside."""
+    (tmp_path / "tokenizer.bin").write_bytes(b"nothing")
+    data = train_tokenizer([make_text()], 320)[0]
+    (tmp_path / "words.model").write_bytes(data)
+    path = write_lmw(tmp_path / "m.lmw", GROUPED, random_tensors(GROUPED), "C", data)
+    found, wanted = tokenizer_of(open_checkpoint(path)), load_tokenizer(tmp_path / "words.model")
+    text = "Once upon a time, there was a kite."
+    assert found.encode(text) == wanted.encode(text)
+    assert (found.vocab, found.eos_ids) == (wanted.vocab, wanted.eos_ids)
 
 
 def test_neighbouring_tokenizers(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 import llama2gpu
 from llama2gpu.checkpoints import open_checkpoint
 from llama2gpu.config import Config
+from llama2gpu.tokenizer import load_tokenizer, tokenizer_of
 from tests.checkpoints.single_files import (
     Entries,
     flat_values,
@@ -21,6 +22,7 @@ from tests.checkpoints.writers import Tensors, write_llama2c
 from tests.model.test_golden import BACKENDS, GREEDY
 
 LOSSLESS = ("ggjt", "lmw-A", "lmw-B", "lmw-C", "simple", "v1")
+EMBEDDED = ("ggjt", "lmw-C")
 LOSSY = ("v2", "int8", "int4")
 
 
@@ -70,7 +72,8 @@ def told(path: Path, stories: Path, backend: str) -> list[int]:
 @pytest.mark.parametrize("form", LOSSLESS)
 def test_golden_text(tmp_path: Path, stories: Path, form: str, backend: str) -> None:
     path, _, _ = written(form, stories, tmp_path)
-    llama = llama2gpu.load(path, tokenizer=stories / "tok512.bin", backend=backend, device="cpu")
+    words = None if form in EMBEDDED else stories / "tok512.bin"
+    llama = llama2gpu.load(path, tokenizer=words, backend=backend, device="cpu")
     assert llama.generate("", temperature=0, max_tokens=256).text == GREEDY
 
 
@@ -92,3 +95,13 @@ def test_tokens_of_the_reference(tmp_path: Path, stories: Path, form: str) -> No
     assert len(wanted) > 200
     assert told(path, stories, "torch") == wanted
     assert told(dense, stories, "numpy") == wanted
+
+
+@pytest.mark.parametrize("form", EMBEDDED)
+def test_embedded_tokenizer(tmp_path: Path, stories: Path, form: str) -> None:
+    """tok512.bin's tokens, from the vocabulary within the file."""
+    found = tokenizer_of(open_checkpoint(written(form, stories, tmp_path)[0]))
+    wanted = load_tokenizer(stories / "tok512.bin", vocab=512)
+    for text in (GREEDY, "", " two  spaces ", "<s> é 漢 <0x41>\n\t"):
+        assert found.encode(text) == wanted.encode(text)
+        assert found.decode(found.encode(text)) == text
