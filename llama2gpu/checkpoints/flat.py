@@ -180,9 +180,12 @@ class _Matrix:
             return Dense(self.dense())
         if self.bits == 4 and (columns % UNIT or group % UNIT):
             return Dense(self.dense())
-        scales = self._scales().repeat_interleave(self.group // group).view(rows, -1)
+        scales = self._scales()
+        if self.group > group:
+            scales = scales.repeat_interleave(self.group // group)
+        scales = scales.view(rows, columns // group)
         if self.bits == 8:
-            return Int8(self.values.view(torch.int8).view(self.shape).clone(), scales)
+            return Int8(self.values.view(torch.int8).view(self.shape), scales)
         return Int4(self._packed(), scales)
 
     def _packed(self) -> torch.Tensor:
