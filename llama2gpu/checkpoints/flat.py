@@ -25,7 +25,7 @@ from llama2gpu.quant.weight import MIDDLE
 
 _PER_LAYER = (*LAYER_MATRICES, *LAYER_NORMS)
 #: Values that are converted at a time.
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
