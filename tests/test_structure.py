@@ -71,7 +71,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 #: The parts that may import Triton or CuPy.
 DEVICE_CODE = ("kernels", "backends.triton", "backends.cupy")
 
-HEAVY = {"huggingface_hub", "numpy", "rich", "safetensors", "tokenizers", "torch", "triton"}
+HEAVY = {"gguf", "huggingface_hub", "numpy", "rich", "safetensors", "tokenizers", "torch", "triton"}
 CLOCKS = {
     "monotonic",
     "monotonic_ns",

@@ -103,6 +103,13 @@ class Checkpoint(ABC):
         Raises `CheckpointError` where the file can't give it.
         """
 
+    def read_into(self, name: str, out: torch.Tensor) -> None:
+        """Writes what `read` gives to `out`, of the same shape, in the type that `out` has.
+
+        Raises what `read` raises.
+        """
+        out.copy_(self.read(name))
+
     def weight(self, name: str) -> Weight:
         """One matrix by canonical name, in the canonical row order and as it is stored.
 
@@ -110,6 +117,10 @@ class Checkpoint(ABC):
         Raises `CheckpointError` where the file can't give it.
         """
         return Dense(self.read(name))
+
+    def packs(self, name: str) -> bool:
+        """Whether `weight` may give this matrix quantized; it never does where this is false."""
+        return self.quantization is not None
 
     def embedded_tokenizer(self) -> Embedded | None:
         """The tokenizer within the checkpoint, which comes before `tokenizer_files`; None if none.

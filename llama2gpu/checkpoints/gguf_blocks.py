@@ -37,10 +37,11 @@ def stored(path: Path, blocks: Blocks) -> Stored:
         load = partial(_dense, blocks, FLOATS[_DENSE[kind]])
         return Stored(blocks.name, shape, _DENSE[kind], blocks.data.nbytes, load)
     _check_known(path, blocks)
-    pack = _PACKED.get(kind)
+    pack = PACKED.get(kind)
     if pack is None or len(shape) != 2:
-        load = partial(_dequantized, blocks)
-        return Stored(blocks.name, shape, kind, blocks.data.nbytes, load, lambda: Dense(load()))
+        load, fill = partial(_dequantized, blocks), partial(_dequantize, blocks)
+        size = blocks.data.nbytes
+        return Stored(blocks.name, shape, kind, size, load, lambda: Dense(load()), fill)
     weight = partial(pack, path, blocks)
     return Stored(
         blocks.name,
@@ -79,16 +80,19 @@ def _dense(blocks: Blocks, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _dequantized(blocks: Blocks) -> torch.Tensor:
+    out = torch.empty(blocks.shape, dtype=torch.float32)
+    _dequantize(blocks, out)
+    return out
+
+
+def _dequantize(blocks: Blocks, out: torch.Tensor) -> None:
     import gguf
 
     rows = blocks.shape[0] if len(blocks.shape) == 2 else 1
-    data = blocks.data.view(rows, -1).numpy()
-    out = torch.empty(blocks.shape, dtype=torch.float32)
-    flat = out.view(rows, -1).numpy()
-    for some in _rows(rows, flat.shape[1]):
+    data, matrix = blocks.data.view(rows, -1).numpy(), out.view(rows, blocks.shape[-1])
+    for some in _rows(rows, blocks.shape[-1]):
         with np.errstate(all="ignore"):  # of damaged scales
-            flat[some] = gguf.dequantize(data[some], blocks.kind)
-    return out
+            matrix[some] = torch.from_numpy(gguf.dequantize(data[some], blocks.kind))
 
 
 def _int8(path: Path, blocks: Blocks) -> Int8:
@@ -125,4 +129,5 @@ def _rows(rows: int, columns: int) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, rows, step))
 
 
-_PACKED: dict[str, Callable[[Path, Blocks], Any]] = {"Q4_0": _int4, "Q8_0": _int8}
+#: What the blocks of these types become.
+PACKED: dict[str, Callable[[Path, Blocks], Any]] = {"Q4_0": _int4, "Q8_0": _int8}

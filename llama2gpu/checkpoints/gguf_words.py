@@ -15,8 +15,12 @@ _MOST_TOKENS, _MOST_MERGES = 1 << 20, 1 << 21
 _REMEDY = "give its tokenizer.model or tokenizer.json with --tokenizer PATH"
 #: Values of `Words.MODEL` that stand for no tokenizer.
 _NONE = ("none", "no_vocab")
-#: Control tokens that end a turn, which many files do not name as such.
-_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>")
+#: Tokens that end a turn or a text, which many files do not name as such.
+_ENDS = (
+    *("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>"),
+    *("<|end_of_text|>", "<|endoftext|>", "</s>"),
+)
+_SPECIAL = (PieceType.CONTROL, PieceType.USER_DEFINED)
 
 
 def read_vocabulary(header: Header) -> ScoredVocabulary | MergedVocabulary | None:
@@ -88,8 +92,8 @@ def stop_ids(header: Header, count: int) -> tuple[int, ...]:
     if Words.TOKENS in header.values:
         pieces = _pieces(header)[:count]
         types = _numbers(header, Words.TYPES, len(pieces), PieceType.NORMAL)
-        controls = {p: n for n, p in enumerate(pieces) if types[n] == PieceType.CONTROL}
-        named += [controls[name] for name in _ENDS if name in controls]
+        special = {p: n for n, p in enumerate(pieces) if types[n] in _SPECIAL}
+        named += [special[name] for name in _ENDS if name in special]
     return tuple(dict.fromkeys(named))
 
 

@@ -72,16 +72,24 @@ class Cursor:
                 f"{self.path}: {name} is {list(shape)}: it is damaged, download it again"
             )
         span = self.span(math.prod(shape) * FLOATS[dtype].itemsize)
-        load = partial(_by_columns if transposed else _by_rows, span, FLOATS[dtype], shape)
-        return Stored(name, shape, dtype, span.nbytes, load)
+        load = partial(_view, span, FLOATS[dtype], shape)
+        if not transposed:
+            return Stored(name, shape, dtype, span.nbytes, load)
+        load = partial(_turned, span, FLOATS[dtype], shape)
+        fill = partial(_fill, load)
+        return Stored(name, shape, dtype, span.nbytes, lambda: load().contiguous(), fill=fill)
 
 
-def _by_rows(span: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+def _view(span: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
     return typed(span, dtype).view(shape)
 
 
-def _by_columns(span: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-    return typed(span, dtype).view(shape[::-1]).T.contiguous()
+def _turned(span: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    return typed(span, dtype).view(shape[::-1]).T
+
+
+def _fill(load: Callable[[], torch.Tensor], out: torch.Tensor) -> None:
+    out.copy_(load())
 
 
 def read_records(

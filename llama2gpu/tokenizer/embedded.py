@@ -9,6 +9,13 @@ from llama2gpu.tokenizer.huggingface_files import Companions
 from llama2gpu.tokenizer.sentencepiece_model import model_bytes
 from llama2gpu.vocabulary import Embedded, MergedVocabulary, PieceType, ScoredVocabulary
 
+#: Bytes as GPT-2's letters for them, and back.
+_LETTERS = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": False,
+    "use_regex": False,
+}
 _ADDED = (PieceType.CONTROL, PieceType.UNKNOWN, PieceType.USER_DEFINED)
 
 
@@ -47,7 +54,7 @@ def _tokenizer_json(vocabulary: MergedVocabulary, path: Path) -> dict[str, Any]:
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": _splits(vocabulary)},
         "post_processor": _template(vocabulary),
-        "decoder": {"type": "ByteLevel"},
+        "decoder": _LETTERS,
         "model": {
             "type": "BPE",
             "ignore_merges": vocabulary.whole_words,
@@ -64,9 +71,7 @@ def _added(id: int, piece: str, kind: int) -> dict[str, Any]:
 
 def _splits(vocabulary: MergedVocabulary) -> list[dict[str, Any]]:
     how = {"type": "Split", "behavior": "Isolated", "invert": False}
-    letters = {"type": "ByteLevel", "use_regex": False}
-    plain = {"add_prefix_space": False, "trim_offsets": False}
-    return [how | {"pattern": {"Regex": words}} for words in vocabulary.words] + [letters | plain]
+    return [*(how | {"pattern": {"Regex": words}} for words in vocabulary.words), _LETTERS]
 
 
 def _template(vocabulary: MergedVocabulary) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from safetensors.torch import save
 
 from tests.checkpoints.awq import write_awq
 from tests.checkpoints.gptq import matrices_of, set_fields, write_gptq
+from tests.checkpoints.hostile_gguf import make_gguf
 from tests.checkpoints.single_files import byte_vocabulary, write_ggjt, write_lmw
 from tests.checkpoints.writers import CONFIG, random_tensors, write_huggingface, write_llama2c
 
@@ -108,7 +109,7 @@ def make(root: Path) -> list[Path]:
         (folder / "model.safetensors").write_bytes(data)
         made.append(folder)
     made += _archives(root) + _headers(root) + _claims(root) + _quantized(root)
-    return made + _lists(root)
+    return made + _lists(root) + make_gguf(root)
 
 
 def _archives(root: Path) -> list[Path]:
@@ -155,7 +156,7 @@ def _headers(root: Path) -> list[Path]:
         "simple group 1": simple(4, [32, 44, 4, 2, 96, 64, 1, 4]),
         "simple short": struct.pack("<I", 0x7FDD7F7F) + bytes(9),
         "one byte": b"x",
-        "gguf": b"GGUF" + bytes(100),
+        "ggjt": b"tjgg" + bytes(100),
         "json": b'{"a": 1}',
         "zip": b"PK\x03\x04" + bytes(100),
     }

@@ -55,6 +55,13 @@ def byte_vocabulary(vocab: int) -> list[tuple[float, bytes]]:
     return entries[:vocab]
 
 
+def spelled_bytes(vocabulary: Entries) -> list[tuple[float, bytes]]:
+    """A vocabulary as llama2.c spells its bytes."""
+    names = [text for _, text in vocabulary]
+    names[3:259] = [b"<0x%02X>" % byte for byte in range(256)]
+    return [(score, name) for (score, _), name in zip(vocabulary, names, strict=True)]
+
+
 def write_ggjt(
     path: Path,
     config: Config,

@@ -5,29 +5,48 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType as Kind
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llama2gpu.checkpoints import open_checkpoint
 from llama2gpu.config import Config
-from llama2gpu.errors import CheckpointError, TokenizerError
+from llama2gpu.errors import CheckpointError, RequestError, TokenizerError
+from llama2gpu.tokenizer import tokenizer_of
+from llama2gpu.tokenizer.huggingface_decoder import byte_letters
 from tests.checkpoints.awq import write_awq
+from tests.checkpoints.gguf_files import write_gguf
 from tests.checkpoints.gptq import matrices_of, write_gptq
 from tests.checkpoints.single_files import (
     byte_vocabulary,
+    spelled_bytes,
     write_ggjt,
     write_lmw,
     write_simple_llama,
 )
 from tests.checkpoints.writers import random_tensors, write_huggingface, write_llama2c, write_meta
+from tests.tokenizer.conftest import pack_llama2c
 
 CONFIG = Config(
     dim=8, hidden=12, layers=1, heads=2, kv_heads=1, head_dim=4, vocab=10, context=8, tied=False
 )
 TENSORS = random_tensors(CONFIG)
+BLOCKS = Config(
+    dim=32, hidden=32, layers=1, heads=2, kv_heads=1, head_dim=16, vocab=268, context=8, tied=True
+)
+#: A tiny byte-level tokenizer.
+WORDS: dict[str, Any] = {
+    "tokenizer__ggml__model": "gpt2",
+    "tokenizer__ggml__pre": "llama-bpe",
+    "tokenizer__ggml__tokens": [*byte_letters(), "ab", "abc", "<a>"],
+    "tokenizer__ggml__token_type": [*[1] * 258, 3],
+    "tokenizer__ggml__merges": ["a b", "ab c"],
+    "tokenizer__ggml__bos_token_id": 4,
+}
 #: ggjt and simple-llama group no heads; ggjt computes the width, and has the 256 bytes as tokens.
 PLAIN = replace(CONFIG, hidden=24, kv_heads=2, vocab=264)
 #: The sound files of one model each, by folder.
@@ -40,11 +59,16 @@ SINGLE: dict[str, Callable[[Path], Path]] = {
         write_ggjt, config=PLAIN, tensors=random_tensors(PLAIN), vocabulary=byte_vocabulary(264)
     ),
     **{
-        f"lmw{layout}": partial(
-            write_lmw, config=CONFIG, tensors=TENSORS, layout=layout, tokenizer=b"some words"
-        )
-        for layout in "ABC"
+        f"lmw{layout}": partial(write_lmw, config=CONFIG, tensors=TENSORS, layout=layout)
+        for layout in "AB"
     },
+    "lmwC": partial(
+        write_lmw,
+        config=PLAIN,
+        tensors=random_tensors(PLAIN, torch.bfloat16),
+        layout="C",
+        tokenizer=pack_llama2c(spelled_bytes(byte_vocabulary(264))),
+    ),
     **{
         f"simple{bits}": partial(
             write_simple_llama, config=PLAIN, tensors=random_tensors(PLAIN), bits=bits, group=8
@@ -67,6 +91,8 @@ FILES = [
     ("meta", "consolidated.00.pth"),
     ("meta2", "consolidated.01.pth"),
     ("meta", "params.json"),
+    ("gguf", "m.bin"),
+    ("gguf4", "m.bin"),
 ]
 SETTINGS = settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -87,6 +113,11 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_huggingface(root / "bin", CONFIG, TENSORS, safe=False)
     write_gptq(root / "gptq", matrices_of(zeros=True))
     write_awq(root / "awq", matrices_of(zeros=True))
+    for name in ("gguf", "gguf4"):
+        (root / name).mkdir()
+    write_gguf(root / "gguf" / "m.bin", CONFIG, TENSORS)
+    blocks = random_tensors(BLOCKS)
+    write_gguf(root / "gguf4" / "m.bin", BLOCKS, blocks, Kind.Q4_0, **WORDS)
     return root
 
 
@@ -102,8 +133,10 @@ def opens(folder: Path) -> bool:
             tensor.to(torch.float32).sum()
             if len(info.shape) == 2:
                 assert checkpoint.weight(info.name).shape == info.shape
-        checkpoint.embedded_tokenizer()
-    except (CheckpointError, TokenizerError) as error:
+        if checkpoint.embedded_tokenizer() is not None:
+            tokenizer = tokenizer_of(checkpoint)
+            tokenizer.decode(tokenizer.encode("abc c<a>"))
+    except (CheckpointError, TokenizerError, RequestError) as error:
         message = str(error)
     assert message is None or ("\n" not in message and 20 < len(message) < 600)
     return message is None
