@@ -87,6 +87,12 @@ def present(folder: Path, *names: str) -> tuple[Path, ...]:
     return tuple(folder / name for name in names if status(folder / name) is not None)
 
 
+def tokenizers_beside(path: Path, vocab: int) -> tuple[Path, ...]:
+    """Tokenizers that lie beside a model of one file, best first: llama2.c's names, then others."""
+    own = f"tok{vocab}.bin"
+    return present(path.parent, own, "tokenizer.bin", "tokenizer.model", "tokenizer.json")
+
+
 def map_file(path: Path, size: int) -> torch.Tensor:
     """The first `size` bytes of a file as a mapped uint8 tensor; writes to it stay private."""
     with blamed_on(path, "check its permissions, and that nothing is still writing it"):

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import torch
 
-from llama2gpu.checkpoints.tally import narrowed, refuse_halves, squares
+from llama2gpu.checkpoints.tally import as_int8, narrowed, refuse_halves, squares
 from llama2gpu.quant import Dense, Int8, Weight
 from llama2gpu.quant.pack import unpack_int4
 
@@ -52,6 +52,7 @@ def encode(name: str, weight: Weight, form: str) -> tuple[np.ndarray, float, flo
         values = weight.data if isinstance(weight, Dense) else weight.dequantize(torch.float32)
         kept, lost = narrowed(name, values, _DTYPES[form])
         return kept.contiguous().view(torch.uint8).numpy(), lost, squares(values)
+    weight = as_int8(weight) if form == "Q8_0" else weight
     kind, values = GGMLQuantizationType[form], weight.dequantize(torch.float32)
     with np.errstate(all="ignore"):
         data = _kept(weight) if own_form(weight) == form else quantize(values.numpy(), kind)

@@ -206,29 +206,31 @@ def _companions(source: Checkpoint | None, tokenizer: Tokenizer | None) -> dict[
     return {_COPIED[tokenizer.format]: tokenizer.path, **kept}
 
 
+def _is_within(source: Checkpoint | None, tokenizer: Tokenizer) -> bool:
+    return source is not None and tokenizer.path == source.path
+
+
 def _is_copied(source: Checkpoint | None, tokenizer: Tokenizer) -> bool:
-    """Whether other engines read a tokenizer's own file, and it is one."""
-    within = source is not None and tokenizer.path == source.path
-    return tokenizer.format in _COPIED and not within
+    """Whether a tokenizer has a file of its own, which other engines read."""
+    return tokenizer.format in _COPIED and not _is_within(source, tokenizer)
 
 
 def _made(
     config: Config, source: Checkpoint | None, tokenizer: Tokenizer | None
 ) -> dict[str, bytes]:
     """What describes a tokenizer to other engines; all of one that has no file for them."""
-    if tokenizer is None and source is not None and source.embedded_tokenizer() is not None:
+    embedded = None if source is None else source.embedded_tokenizer()
+    if tokenizer is None and source is not None and embedded is not None:
         tokenizer = tokenizer_of(source)
     if tokenizer is None:
         return {}
     template = None if source is None else source.chat_template
     fields = tokenizer_fields(config, tokenizer)
-    made = {
-        "tokenizer_config.json": json_bytes(
-            fields | ({"chat_template": template} if template else {})
-        )
-    }
+    fields |= {"chat_template": template} if template else {}
+    made = {"tokenizer_config.json": json_bytes(fields)}
     if not _is_copied(source, tokenizer):
-        name, data = embedded_file(vocabulary_of(tokenizer), tokenizer.path)
+        own = embedded if _is_within(source, tokenizer) else None
+        name, data = embedded_file(own or vocabulary_of(tokenizer), tokenizer.path)
         made[name] = data
     return made
 

@@ -9,10 +9,11 @@ from typing import BinaryIO
 
 import torch
 
-from llama2gpu.checkpoints.base import Checkpoint
-from llama2gpu.checkpoints.llama2c import Header, header_bytes, layout
+from llama2gpu.checkpoints.base import Checkpoint, tensor_shapes
+from llama2gpu.checkpoints.flat import Flat, tensor_name
+from llama2gpu.checkpoints.llama2c import flat_of, header_bytes
 from llama2gpu.checkpoints.new_folder import writing
-from llama2gpu.checkpoints.tally import Tally, parts, squares
+from llama2gpu.checkpoints.tally import Tally, as_int8, parts, squares
 from llama2gpu.checkpoints.weights import Progress
 from llama2gpu.config import Config
 from llama2gpu.errors import RequestError
@@ -38,32 +39,20 @@ def write_llama2c(
     """
     config = checkpoint.config
     check_llama2c(config)
-    header = Header(version, config, group_of(config) if version == 2 else 0)
-    if 0 < header.group < _GROUP:
+    flat = flat_of(version, config, group_of(checkpoint) if version == 2 else 0)
+    if 0 < flat.group < _GROUP:
         tally.notes.append(
-            f"scales are of {header.group} values: {_GROUP} do not divide dim {config.dim} and "
-            f"hidden {config.hidden}, as runq needs"
+            f"scales are of {flat.group} values, not {_GROUP}: runq needs groups that divide dim "
+            f"{config.dim} and hidden {config.hidden}, and those of quantized matrices are kept"
         )
     done, total = 0, config.parameters
     with writing(path), path.open("wb") as file:
-        file.write(header_bytes(header))
-        for name, shape in layout(header):
-            if name == "tables":
-                for table in rope_table(config, config.context):
-                    _write(file, table)
-                continue
-            if len(shape) == 1:
-                norm = checkpoint.read(name).float()
-                _write(file, norm)
-                tally.add(0.0, 0.0)
-            elif version == 2:
-                tally.add(*_write_int8(file, name, checkpoint.weight(name), header.group))
-            else:
-                for part in parts(checkpoint.weight(name)):
-                    _write(file, part.dequantize(torch.float32))
-                tally.add(0.0, 0.0)
-            done += math.prod(shape)
-            progress(done * 4, total * 4)
+        file.write(header_bytes(version, flat))
+        for kind, count, shape in flat.runs():
+            for n in range(count):
+                _write_tensor(file, checkpoint, tensor_name(kind, n), flat, tally)
+                done += 0 if kind == "tables" else math.prod(shape)
+                progress(done * 4, total * 4)
 
 
 def check_llama2c(config: Config) -> None:
@@ -92,9 +81,36 @@ def _refuse(what: str, remedy: str) -> None:
     raise RequestError(f"llama2.c's files hold no {what}; {remedy}")
 
 
-def group_of(config: Config) -> int:
-    """Values of a scale in version 2: the most that divide the columns of every matrix."""
-    return math.gcd(_GROUP, config.dim, config.hidden)
+def group_of(checkpoint: Checkpoint) -> int:
+    """Values of a scale in version 2: the most that divide the columns of every matrix.
+
+    runq wants that. Groups of the matrices that are quantized are divided too, so that they fit.
+    """
+    config = checkpoint.config
+    group = math.gcd(_GROUP, config.dim, config.hidden)
+    if checkpoint.quantization is not None:
+        for name, shape in tensor_shapes(config):
+            weight = as_int8(checkpoint.weight(name)) if len(shape) == 2 else None
+            group = math.gcd(group, weight.group) if isinstance(weight, Int8) else group
+    return group
+
+
+def _write_tensor(
+    file: BinaryIO, checkpoint: Checkpoint, name: str, flat: Flat, tally: Tally
+) -> None:
+    if name == "tables":
+        for table in rope_table(flat.config, flat.config.context):
+            _write(file, table)
+        return
+    if name.endswith("norm"):
+        _write(file, checkpoint.read(name).float())
+        tally.add(0.0, 0.0)
+    elif flat.bits == 8:
+        tally.add(*_write_int8(file, name, checkpoint.weight(name), flat.group))
+    else:
+        for part in parts(checkpoint.weight(name)):
+            _write(file, part.dequantize(torch.float32))
+        tally.add(0.0, 0.0)
 
 
 def _write(file: BinaryIO, tensor: torch.Tensor) -> None:
@@ -118,7 +134,8 @@ def _write_int8(file: BinaryIO, name: str, weight: Weight, group: int) -> tuple[
 
 
 def _int8(name: str, weight: Weight, group: int) -> Int8:
-    """Rows in groups with float32 scales: int8 rows whose groups fit keep their integers."""
+    """Rows in groups with float32 scales; integers in groups that fit are kept."""
+    weight = as_int8(weight)
     if isinstance(weight, Int8) and weight.group % group == 0:
         scales = weight.scales.float().repeat_interleave(weight.group // group, 1)
         return Int8(weight.data, scales)

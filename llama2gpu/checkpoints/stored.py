@@ -146,6 +146,13 @@ def _checked(path: Path, tensor: Stored, shape: tuple[int, ...]) -> Stored:
     return tensor
 
 
+def rows_of(where: object, found: Mapping[str, Stored], name: str) -> int:
+    """Rows of a matrix by its name in the file, for a configuration that does not tell them."""
+    if name not in found or len(found[name].shape) != 2:
+        raise CheckpointError(f"{where}: its tensors lack the matrix {name}: download again")
+    return found[name].shape[0]
+
+
 def header(
     name: str, shape: tuple[int, ...], dtype: str, load: Callable[[], torch.Tensor]
 ) -> Stored:

@@ -10,7 +10,7 @@ from typing import NoReturn
 import torch
 
 from llama2gpu.errors import RequestError
-from llama2gpu.quant import Weight
+from llama2gpu.quant import Int4, Int8, Weight
 from llama2gpu.quant.quantize import checked_peak
 
 #: About how many weights are converted at a time.
@@ -73,6 +73,13 @@ def refuse_halves(name: str, values: torch.Tensor) -> NoReturn:
 def squares(values: torch.Tensor) -> float:
     """The sum of squares, in float64."""
     return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2
+
+
+def as_int8(weight: Weight) -> Weight:
+    """An int4 matrix in int8, of the same values; others, and other orders of columns, as is."""
+    if isinstance(weight, Int4) and weight.order is None:
+        return Int8(weight.values(), weight.scales)
+    return weight
 
 
 def parts(weight: Weight) -> Iterator[Weight]:

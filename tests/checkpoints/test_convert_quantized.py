@@ -26,7 +26,7 @@ def test_int8_of_llama2c(tmp_path: Path) -> None:
         source = open_checkpoint(write_huggingface(tmp_path / f"{group}", config, tensors))
         found, tally = written(source, tmp_path / f"{group}.bin", "llama2c-v2")
         assert len(tally.notes) == notes
-        assert all(f"scales are of {group} values" in note for note in tally.notes)
+        assert all(f"scales are of {group} values, not 64" in note for note in tally.notes)
         lost = total = 0.0
         for name, shape in tensor_shapes(config):
             value, wanted = found.read(name), source.read(name)
@@ -58,23 +58,27 @@ def test_int8_stays_as_it_is(asked: str, tmp_path: Path) -> None:
     }
     for form in ("gguf", "hf", "llama2c-v1", "llama2c-v2"):
         found, tally = written(source, tmp_path / form, form)
-        fits = form != "llama2c-v2" or asked != "int8:32"
-        kept = {name for name in dequantized if fits or "." not in name}
-        if form == "llama2c-v2":
-            kept -= {"embed", "output"}
+        kept = set(dequantized) - ({"embed", "output"} if form == "llama2c-v2" else set())
         for name in kept:
             values = found.weight(name).dequantize(torch.float32)
             assert torch.equal(values, dequantized[name]), (form, name)
         assert tally.rounded == len(dequantized) - len(kept)
-        assert (found.quantization is not None) == (form in ("gguf", "hf"))
+        assert (found.quantization is None) == (form == "llama2c-v1")
 
 
 @pytest.mark.parametrize("asked", ["int4:32", "int4:32+zeros", "int4:32+head"])
 def test_int4_stays_as_it_is(asked: str, tmp_path: Path) -> None:
     source = RandomCheckpoint(CONFIG, torch.float16, quant=parse_spec(asked))
-    for form in ("gguf", "hf"):
-        found, tally = written(source, tmp_path / form, form)
-        assert tally.rounded == 0  # a zero point of 8 times a scale is a float16 too
+    dense = 2 - asked.endswith("head")
+    for form, quant, rounded in (("gguf", None, 0), ("hf", None, 0), ("llama2c-v2", None, dense),
+                                 ("gguf", "Q8_0", dense)):  # fmt: skip
+        found, tally = written(source, tmp_path / f"{form}{quant}", form, quant=quant)
+        assert tally.rounded == rounded  # a zero point of 8 times a scale is a float16 too
+        if rounded:
+            kept = found.read("layers.0.wq"), found.read("layers.1.w2")
+            for value, name in zip(kept, ("layers.0.wq", "layers.1.w2"), strict=True):
+                assert torch.equal(value, source.weight(name).dequantize(torch.float32))
+            continue
         for name in ("layers.0.wq", "layers.1.w2", "output"):
             wanted = source.weight(name)
             values = wanted.dequantize(torch.float32)
