@@ -53,12 +53,12 @@ def describe(checkpoint: "Checkpoint") -> dict[str, Any]:
 
 
 def describe_tokenizer(checkpoint: "Checkpoint") -> dict[str, Any]:
-    """The tokenizer that lies with a checkpoint, or under `error` why none of them serves."""
+    """The tokenizer within or beside a checkpoint, or under `error` why none of them serves."""
     from llama2gpu.errors import TokenizerError
-    from llama2gpu.tokenizer import find_tokenizer
+    from llama2gpu.tokenizer import tokenizer_of
 
     try:
-        found = find_tokenizer(checkpoint.tokenizer_files, vocab=checkpoint.config.vocab)
+        found = tokenizer_of(checkpoint)
     except TokenizerError as error:
         return {"error": str(error)}
     return {

@@ -24,6 +24,10 @@ COMMANDS = {
     "bench": ("llama2gpu.cli.bench", "Measure whole models and single ops, and compare runs."),
     "inspect": ("llama2gpu.cli.inspect", "Show what a checkpoint holds."),
     "tokenize": ("llama2gpu.cli.tokenize", "Show the tokens of a text."),
+    "convert": (
+        "llama2gpu.cli.convert",
+        "Write a checkpoint in another format, with its tokenizer.",
+    ),
     "quantize": (
         "llama2gpu.cli.quantize",
         "Quantize a checkpoint into a Hugging Face FOLDER.",

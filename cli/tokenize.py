@@ -51,7 +51,7 @@ def command(
 
 def choose(path: Path | None, model: str | None) -> "Tokenizer":
     """The tokenizer at the path, or the model's own; held to the model's vocabulary, if given."""
-    from llama2gpu.tokenizer import find_tokenizer, load_tokenizer
+    from llama2gpu.tokenizer import load_tokenizer, tokenizer_of
 
     if model is None:
         if path is None:
@@ -59,7 +59,4 @@ def choose(path: Path | None, model: str | None) -> "Tokenizer":
         return load_tokenizer(path)
     from llama2gpu.checkpoints import open_checkpoint
 
-    checkpoint = open_checkpoint(model)
-    if path is None:
-        return find_tokenizer(checkpoint.tokenizer_files, vocab=checkpoint.config.vocab)
-    return load_tokenizer(path, vocab=checkpoint.config.vocab)
+    return tokenizer_of(open_checkpoint(model), path)

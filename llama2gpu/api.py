@@ -25,7 +25,7 @@ from llama2gpu.quantizer import Outcome
 from llama2gpu.request import Request, Sequence, StopReason, Token
 from llama2gpu.sampling import SamplingParams
 from llama2gpu.text import TextStream
-from llama2gpu.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+from llama2gpu.tokenizer import Tokenizer, tokenizer_of
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PREFILL = ("parallel", "sequential")
@@ -237,12 +237,7 @@ def load(
     kind = weight_kind(checkpoint, spec)
     if backend == "auto" and auto_order(server.device, kind) != auto_order(server.device):
         server = choose_backend(backend, device, ops, kind)
-    vocab = checkpoint.config.vocab
-    words = (
-        find_tokenizer(checkpoint.tokenizer_files, vocab=vocab)
-        if tokenizer is None
-        else load_tokenizer(tokenizer, vocab=vocab)
-    )
+    words = tokenizer_of(checkpoint, tokenizer)
     _check_context(context, checkpoint)
     quantizer = None
     outcomes: list[Outcome] = []

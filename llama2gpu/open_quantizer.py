@@ -12,7 +12,7 @@ from llama2gpu.errors import RequestError
 from llama2gpu.quant import QuantSpec
 from llama2gpu.quant.spec import CALIBRATED, parse_spec
 from llama2gpu.quantizer import Outcome, RoundingQuantizer
-from llama2gpu.tokenizer import Tokenizer, find_tokenizer
+from llama2gpu.tokenizer import Tokenizer, tokenizer_of
 
 
 def read_spec(quant: str | QuantSpec, calibration: str | Path | None) -> QuantSpec | None:
@@ -55,7 +55,7 @@ def open_quantizer(
         return RoundingQuantizer(spec, config, report, errors=errors)
     if calibration is None:
         raise RequestError(f"{spec.method} needs a calibration text: give --calibrate TEXT")
-    words = tokenizer or find_tokenizer(checkpoint.tokenizer_files, vocab=config.vocab)
+    words = tokenizer or tokenizer_of(checkpoint)
     ends = end_ids(checkpoint, words)[:1]
     ids = [
         id for text in read_documents([Path(calibration)]) for id in (*words.encode(text), *ends)

@@ -30,13 +30,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops": BASE,
     "files": set(),
     "memory": set(),
+    "vocabulary": set(),
     "documents": {"errors"},
-    "tokenizer": {"errors", "files"},
+    "tokenizer": {"errors", "files", "vocabulary"},
     "text": {"errors"},
-    "checkpoints": BASE | {"files", "memory"},
+    "checkpoints": BASE | {"files", "memory", "vocabulary"},
     **dict.fromkeys(
         ("checkpoints.huggingface_fields", "checkpoints.huggingface_write", "checkpoints.save"),
-        BASE | {"checkpoints", "files", "tokenizer"},
+        BASE | {"checkpoints", "files", "tokenizer", "vocabulary"},
+    ),
+    **dict.fromkeys(
+        (
+            "checkpoints.convert",
+            "checkpoints.gguf_fields",
+            "checkpoints.gguf_write",
+            "checkpoints.llama2c_write",
+        ),
+        BASE | {"checkpoints", "files", "ops", "tokenizer", "vocabulary"},
     ),
     "kernels": BASE | {"ops"},
     "backends": BASE | {"ops", "kernels"},
@@ -72,7 +82,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 #: The parts that may import Triton or CuPy.
 DEVICE_CODE = ("kernels", "backends.triton", "backends.cupy")
 
-HEAVY = {"huggingface_hub", "numpy", "rich", "safetensors", "tokenizers", "torch", "triton"}
+HEAVY = {"gguf", "huggingface_hub", "numpy", "rich", "safetensors", "tokenizers", "torch", "triton"}
 CLOCKS = {
     "monotonic",
     "monotonic_ns",

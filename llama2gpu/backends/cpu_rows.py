@@ -26,6 +26,8 @@ FEW_PACKED = {torch.float32: 64, torch.bfloat16: 1 << 30, torch.float16: 1 << 30
 FEW_PACKED_AMX = 64
 
 _LANES = 16
+#: Values that are unpacked at a time; of 4 bits, that takes a few times 4 bytes each.
+_UNPACKED = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def _pack(weight: Int8 | Int4) -> Packed | None:
     if group not in (32, 64, 128, columns):
         return None
     data = torch.empty(-(-count // _LANES), columns // in_word, _LANES, 4, dtype=torch.uint8)
-    step = max(TILE // columns // _LANES, 1) * _LANES  # little is unpacked at a time
+    step = max(_UNPACKED // columns // _LANES, 1) * _LANES
     for start in range(0, count, step):
         words = _side_by_side(_words(weight.rows(slice(start, start + step))))
         data[start // _LANES :][: len(words)] = words

@@ -25,6 +25,7 @@ import torch
 
 from llama2gpu.config import Config
 from llama2gpu.quant import Dense, Weight
+from llama2gpu.vocabulary import Embedded
 
 LAYER_MATRICES = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
 LAYER_NORMS = ("attention_norm", "ffn_norm")
@@ -76,6 +77,7 @@ class Checkpoint(ABC):
     stop_ids: tokens that end a text, where the format tells; empty where the tokenizer decides.
     default_prompt: what a run without a prompt starts from.
     tokenizer_files: tokenizers that lie with the checkpoint, best first.
+    chat_template: how a conversation becomes a text (Jinja), where the format tells; never run.
     """
 
     format: str
@@ -87,6 +89,7 @@ class Checkpoint(ABC):
     stop_ids: tuple[int, ...] = ()
     default_prompt: str = "Once upon a time"
     tokenizer_files: tuple[Path, ...] = ()
+    chat_template: str | None = None
 
     @abstractmethod
     def tensors(self) -> Iterator[TensorInfo]:
@@ -100,6 +103,13 @@ class Checkpoint(ABC):
         Raises `CheckpointError` where the file can't give it.
         """
 
+    def read_into(self, name: str, out: torch.Tensor) -> None:
+        """Writes what `read` gives to `out`, of the same shape, in the type that `out` has.
+
+        Raises what `read` raises.
+        """
+        out.copy_(self.read(name))
+
     def weight(self, name: str) -> Weight:
         """One matrix by canonical name, in the canonical row order and as it is stored.
 
@@ -107,3 +117,14 @@ class Checkpoint(ABC):
         Raises `CheckpointError` where the file can't give it.
         """
         return Dense(self.read(name))
+
+    def packs(self, name: str) -> bool:
+        """Whether `weight` may give this matrix quantized; it never does where this is false."""
+        return self.quantization is not None
+
+    def embedded_tokenizer(self) -> Embedded | None:
+        """The tokenizer within the checkpoint, which comes before `tokenizer_files`; None if none.
+
+        Raises `TokenizerError` where it is damaged or of a kind that is not supported.
+        """
+        return None

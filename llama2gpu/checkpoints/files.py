@@ -87,7 +87,19 @@ def present(folder: Path, *names: str) -> tuple[Path, ...]:
     return tuple(folder / name for name in names if status(folder / name) is not None)
 
 
+def tokenizers_beside(path: Path, vocab: int) -> tuple[Path, ...]:
+    """Tokenizers that lie beside a model of one file, best first: llama2.c's names, then others."""
+    own = f"tok{vocab}.bin"
+    return present(path.parent, own, "tokenizer.bin", "tokenizer.model", "tokenizer.json")
+
+
 def map_file(path: Path, size: int) -> torch.Tensor:
     """The first `size` bytes of a file as a mapped uint8 tensor; writes to it stay private."""
     with blamed_on(path, "check its permissions, and that nothing is still writing it"):
         return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+
+
+def typed(span: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A span of bytes of a mapped file as numbers; a view of the map where it is aligned."""
+    aligned = span.storage_offset() % dtype.itemsize == 0
+    return (span if aligned else span.clone()).view(dtype)

@@ -1,9 +1,10 @@
-"""Hugging Face folders in GPTQ's layout: four tensors stand for one matrix of 4 or 8 bits.
+"""Hugging Face folders in GPTQ's or AWQ's layout: some tensors stand for one matrix of 4 or 8 bits.
 
 `qweight` int32 `[K·bits/32, N]`, `qzeros` int32 `[K/g, N·bits/32]`, `scales` `[K/g, N]` and `g_idx`
 int32 `[K]`, the group of each column; the low bits of a word come first. The value of column k of
 row n is `(q − zero) · scale` of group `g_idx[k]`. Layout: AutoGPTQ and GPTQModel, whose format
-"gptq" stores zero points less 1 and "gptq_v2" as they are.
+"gptq" stores zero points less 1 and "gptq_v2" as they are. AWQ's `qweight` is `[K, N/8]`, in words
+along the rows like those of `qzeros`, and there is no `g_idx`; layout: AutoAWQ's version "gemm".
 
 Matrices stay packed wherever `Int4` and `Int8` can hold them. The others become dense: 4-bit
 columns or groups that are no multiple of 32, groups of unequal size, 8-bit zero points besides 128,
@@ -17,8 +18,8 @@ from pathlib import Path
 import torch
 
 from llama2gpu.checkpoints.base import tensor_shapes
-from llama2gpu.checkpoints.fields import Fields
-from llama2gpu.checkpoints.gptq_pack import to_units, unpack, unpack_zeros
+from llama2gpu.checkpoints.gptq_pack import awq_in_order, from_awq, to_units, unpack, unpack_zeros
+from llama2gpu.checkpoints.quantization_config import Layout
 from llama2gpu.checkpoints.stored import FLOATS, NameTable, Stored
 from llama2gpu.config import Config
 from llama2gpu.errors import CheckpointError, UnsupportedModelError
@@ -30,51 +31,6 @@ PARTS = ("qweight", "qzeros", "scales", "g_idx", "bias")
 _OPTIONAL = ("g_idx", "bias")
 #: Values that are repacked at a time; what that takes in memory is a few times as many bytes.
 _BLOCK = 1 << 22
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What `quantization_config` says of a folder.
-
-    group: columns of a group, or −1 for one group a row. offset: what stored zero points lack.
-    mixed: some matrices have other bits or groups than these; their shapes tell.
-    """
-
-    bits: int
-    group: int
-    offset: int
-    mixed: bool
-
-    def __str__(self) -> str:
-        group = "a scale a row" if self.group < 0 else f"group {self.group}"
-        return f"GPTQ int{self.bits}, {group}" + (", or as each matrix tells" if self.mixed else "")
-
-    def groups(self, columns: int) -> int:
-        """Groups of a row of so many columns."""
-        return 1 if self.group < 0 else -(-columns // self.group)
-
-
-def read_layout(fields: Fields) -> Layout:
-    """The layout in `quantization_config`.
-
-    Raises `UnsupportedModelError` for other methods, formats and bits than are read here.
-    """
-    method = fields.text("quant_method", "none")
-    if method != "gptq":
-        _refuse(fields, f"quant_method {method[:40]!r}", "give a GPTQ folder or the dense model")
-    form = fields.text("checkpoint_format", fields.text("format", "gptq"))
-    if form not in ("gptq", "gptq_v2") or fields.flag("is_marlin_format", False):
-        _refuse(fields, f"checkpoint_format {form[:40]!r}", "give one in gptq or gptq_v2")
-    if (bits := fields.integer("bits")) not in (4, 8):
-        _refuse(fields, f"a quantization to {bits} bits", "give one with 4 or 8")
-    group = fields.integer("group_size")
-    if group != -1 and not 0 < group < 1 << 31:
-        raise CheckpointError(f"{fields.where}: group_size is {group}, but must be positive or -1")
-    return Layout(bits, group, int(form == "gptq"), bool(fields.nested("dynamic").values))
-
-
-def _refuse(fields: Fields, what: str, remedy: str) -> None:
-    raise UnsupportedModelError(f"{fields.where}: {what} is not supported: {remedy}")
 
 
 def join_parts(
@@ -141,8 +97,9 @@ class _Matrix:
         rows, columns = self.shape
         if rows * self.bits % 32 or columns * self.bits % 32:
             self._damaged(f"{rows} × {columns} can't be packed into {self.bits} bits")
+        words = columns * self.bits // 32, rows
         wanted = {
-            "qweight": (columns * self.bits // 32, rows),
+            "qweight": (columns, rows * self.bits // 32) if self.layout.awq else words,
             "qzeros": (self.groups, rows * self.bits // 32),
             "scales": (self.groups, rows),
             "g_idx": (columns,),
@@ -211,7 +168,8 @@ class _Matrix:
 
     def _zeros(self) -> torch.Tensor:
         """Zero points, uint8 `[N, groups]`; the sum of a stored one and 1 has `bits` bits."""
-        stored = unpack_zeros(self.parts["qzeros"].load().contiguous(), self.bits)
+        words = self.parts["qzeros"].load().contiguous()
+        stored = unpack_zeros(awq_in_order(words) if self.layout.awq else words, self.bits)
         return ((stored + self.layout.offset) & ((1 << self.bits) - 1)).T.contiguous()
 
     def _int4(self, scales: torch.Tensor, order: torch.Tensor | None) -> Int4 | None:
@@ -245,9 +203,12 @@ class _Matrix:
         return Dense(data)
 
     def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Rows of the matrix a block at a time, and these columns of `qweight`."""
+        """Rows of the matrix a block at a time, and these columns of GPTQ's `qweight`."""
         words = self.parts["qweight"].load()
-        step = max(_BLOCK // self.shape[1], 1)
+        step = max(_BLOCK // self.shape[1] // 8, 1) * 8  # a word of AWQ's has 8 rows
         for start in range(0, self.shape[0], step):
             block = slice(start, start + step)
-            yield block, words[:, block].contiguous()
+            if self.layout.awq:
+                yield block, from_awq(words[:, start // 8 : (start + step) // 8])
+            else:
+                yield block, words[:, block].contiguous()

@@ -1,4 +1,4 @@
-"""GPTQ's words and ours: values and zero points into each layout, never through floats.
+"""GPTQ's words, AWQ's and ours: values and zero points into each layout, never through floats.
 
 `qweight` is int32 `[K·bits/32, N]`, a column's values one after the other from the low bits up;
 `qzeros` is int32 `[groups, N·bits/32]`, a row's zero points likewise. Little-endian.
@@ -6,6 +6,8 @@
 
 import torch
 
+#: Which of its eight values each nibble of AWQ's words holds, from the low bits up.
+_AWQ = (0, 2, 4, 6, 1, 3, 5, 7)
 #: The nibbles 0 and 4 of a word.
 _PAIR = 0x000F000F
 
@@ -62,3 +64,18 @@ def pack_zeros(stored: torch.Tensor, bits: int) -> torch.Tensor:
     if bits == 4:
         stored = stored[:, ::2] | stored[:, 1::2] << 4
     return stored.clone(memory_format=torch.contiguous_format).view(torch.int32)
+
+
+def awq_in_order(words: torch.Tensor) -> torch.Tensor:
+    """AWQ's words with their values in order, from the low bits up."""
+    ordered = torch.zeros_like(words)
+    for nibble, place in enumerate(_AWQ):
+        ordered |= (words >> 4 * nibble & 15) << 4 * place
+    return ordered
+
+
+def from_awq(words: torch.Tensor) -> torch.Tensor:
+    """AWQ's `qweight`, int32 `[K, N/8]`, to GPTQ's of 4 bits, int32 `[K/8, N]`."""
+    values = unpack_zeros(awq_in_order(words.contiguous()), 4)  # [K, N]
+    pairs = values[::2] | values[1::2] << 4
+    return pairs.view(len(pairs) // 4, 4, -1).transpose(1, 2).contiguous().view(torch.int32)[..., 0]

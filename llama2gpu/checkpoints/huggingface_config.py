@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llama2gpu.checkpoints.fields import Fields, config_from, read_json
 from llama2gpu.checkpoints.files import status
-from llama2gpu.checkpoints.gptq import Layout, read_layout
+from llama2gpu.checkpoints.quantization_config import Layout, read_layout
 from llama2gpu.checkpoints.rope_config import read_rope
 from llama2gpu.config import LIMITS, Config
 from llama2gpu.errors import CheckpointError, UnsupportedModelError
@@ -28,7 +28,8 @@ def read_config(folder: Path) -> ModelConfig:
     """Reads both files of a folder.
 
     Raises `UnsupportedModelError` for another architecture, biases, another activation, a sliding
-    window shorter than the context, and quantized weights that are not in GPTQ's layout.
+    window shorter than the context, and quantized weights that are in neither GPTQ's nor AWQ's
+    layout.
     """
     fields = read_json(folder / "config.json")
     _check_supported(fields)

@@ -24,7 +24,8 @@ from llama2gpu.checkpoints.new_folder import check_place, new_folder, writing
 from llama2gpu.config import Config
 from llama2gpu.errors import CheckpointError, RequestError
 from llama2gpu.quant import Dense, Weight
-from llama2gpu.tokenizer import Tokenizer
+from llama2gpu.tokenizer import Tokenizer, embedded_file, tokenizer_of
+from llama2gpu.tokenizer.export import vocabulary_of
 
 #: Bytes of tensors that are held before they are written as one shard.
 SHARD_BYTES = 1 << 30
@@ -41,7 +42,8 @@ _GENERATION = "generation_config.json"
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _KNOWN = {"config.json", _GENERATION, _INDEX, *TOKENIZERS, *_TOKENIZER_PARTS}
-_TOKENIZER_NAMES = {"Hugging Face": "tokenizer.json", "llama2.c": "tokenizer.bin"}
+#: Tokenizers whose file goes along, by format; others are written anew.
+_COPIED = {"SentencePiece": "tokenizer.model", "Hugging Face": "tokenizer.json"}
 
 #: What marks a `config.json` as written here.
 _MARK = {"written_by": "llama2gpu"}
@@ -154,12 +156,10 @@ def write_huggingface(
         writer = Writer(out, work, config, dtype)
         yield writer
         ids, files = _ids(source, tokenizer), _companions(source, tokenizer)
-        made = {_GENERATION: ids}
-        if tokenizer is not None and tokenizer.format in ("SentencePiece", "Hugging Face"):
-            made["tokenizer_config.json"] = tokenizer_fields(config, tokenizer)
-        for name, fields in made.items():
+        made = {_GENERATION: json_bytes(ids), **_made(config, source, tokenizer)}
+        for name, data in made.items():
             if name not in files:
-                writer.write(name, json_bytes(fields))
+                writer.write(name, data)
         for name, path in files.items():
             writer.copy(name, path)
         writer.finish(ids)
@@ -194,13 +194,45 @@ def _companions(source: Checkpoint | None, tokenizer: Tokenizer | None) -> dict[
         found = present(source.path, *TOKENIZERS, *_TOKENIZER_PARTS, _GENERATION)
         beside = {path.name: path for path in found}
     if tokenizer is None:
-        others = () if source is None or beside else source.tokenizer_files
+        within = source is not None and source.embedded_tokenizer() is not None
+        others = () if source is None or beside or within else source.tokenizer_files
         there = [path for path in others if path.exists()]
         return beside or {f"tokenizer{path.suffix}": path for path in there[:1]}
     if tokenizer.path in beside.values():
         return beside
     kept = {name: path for name, path in beside.items() if name == _GENERATION}
-    return {_TOKENIZER_NAMES.get(tokenizer.format, "tokenizer.model"): tokenizer.path, **kept}
+    if not _is_copied(source, tokenizer):
+        return kept
+    return {_COPIED[tokenizer.format]: tokenizer.path, **kept}
+
+
+def _is_within(source: Checkpoint | None, tokenizer: Tokenizer) -> bool:
+    return source is not None and tokenizer.path == source.path
+
+
+def _is_copied(source: Checkpoint | None, tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer has a file of its own, which other engines read."""
+    return tokenizer.format in _COPIED and not _is_within(source, tokenizer)
+
+
+def _made(
+    config: Config, source: Checkpoint | None, tokenizer: Tokenizer | None
+) -> dict[str, bytes]:
+    """What describes a tokenizer to other engines; all of one that has no file for them."""
+    embedded = None if source is None else source.embedded_tokenizer()
+    if tokenizer is None and source is not None and embedded is not None:
+        tokenizer = tokenizer_of(source)
+    if tokenizer is None:
+        return {}
+    template = None if source is None else source.chat_template
+    fields = tokenizer_fields(config, tokenizer)
+    fields |= {"chat_template": template} if template else {}
+    made = {"tokenizer_config.json": json_bytes(fields)}
+    if not _is_copied(source, tokenizer):
+        own = embedded if _is_within(source, tokenizer) else None
+        name, data = embedded_file(own or vocabulary_of(tokenizer), tokenizer.path)
+        made[name] = data
+    return made
 
 
 def _ids(source: Checkpoint | None, tokenizer: Tokenizer | None) -> dict[str, object]:

@@ -3,70 +3,60 @@
 Layouts: https://github.com/karpathy/llama2.c, `export.py` (writer) and `run.c` (reader).
 """
 
-import math
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
-import torch
-
-from llama2gpu.checkpoints.base import LAYER_MATRICES, LAYER_NORMS, tensor_shapes
-from llama2gpu.checkpoints.fields import config_from
-from llama2gpu.checkpoints.files import file_size, map_file, present, read_start
-from llama2gpu.checkpoints.stored import Stored, StoredCheckpoint
+from llama2gpu.checkpoints.files import read_start
+from llama2gpu.checkpoints.flat import Flat, flat_config, open_flat
+from llama2gpu.checkpoints.stored import StoredCheckpoint
 from llama2gpu.config import Config
 from llama2gpu.errors import CheckpointError, UnsupportedModelError
 
 MAGIC = struct.pack("<I", 0x616B3432)
-_PER_LAYER = (*LAYER_MATRICES, *LAYER_NORMS)
-_START = {0: 28, 1: 256, 2: 256}
+_STARTS = {0: 28, 1: 256, 2: 256}
 _ATTENTION, _FFN = ("wq", "wk", "wv", "wo"), ("w1", "w2", "w3")
 _LEGACY_ORDER = ("embed", "attention_norm", *_ATTENTION, "ffn_norm", *_FFN, "norm", "tables")
 _ORDER = ("attention_norm", "ffn_norm", "norm", "embed", *_ATTENTION, *_FFN)
 
 
-@dataclass(frozen=True)
-class _Header:
-    version: int
-    config: Config
-    group: int = 0
-
-
 def open_llama2c(path: Path) -> StoredCheckpoint:
-    """Opens a file of any of the three versions; int8 is dequantized to float32 as it is read.
+    """Opens a file of any of the three versions.
 
     No version stores rope_theta or norm_eps: 10000 and 1e-5 are assumed.
     Raises `CheckpointError` unless the header predicts the file's size to the byte.
     """
-    size = file_size(path)
-    header = _header(path)
-    expected = predicted_size(header)
-    if size != expected:
-        raise CheckpointError(
-            f"{path} has {size} bytes, but its llama2.c header asks for {expected}: "
-            "download it again, or it is another format"
-        )
-    stored = _layout(header, map_file(path, size))
-    checkpoint = StoredCheckpoint(f"llama2.c v{header.version}", path, header.config, stored)
+    version, flat = _header(path)
+    checkpoint = open_flat(path, f"llama2.c v{version}", flat)
     checkpoint.bos_id, checkpoint.stop_ids, checkpoint.default_prompt = 1, (1, 2), ""
-    own = f"tok{header.config.vocab}.bin"
-    names = (own, "tokenizer.bin", "tokenizer.model", "tokenizer.json")
-    checkpoint.tokenizer_files = present(path.parent, *names)
     return checkpoint
 
 
-def predicted_size(header: _Header) -> int:
-    """Bytes of a whole file with this header; exact, however large."""
-    total = sum(count * _nbytes(header, shape) for _, count, shape in _runs(header))
-    return _START[header.version] + total
+def flat_of(version: int, config: Config, group: int = 0) -> Flat:
+    """What a file of a version holds; group: values of a scale in version 2."""
+    order = _ORDER if version else _LEGACY_ORDER
+    order = order if config.tied else (*order, "output")
+    if version == 2:
+        return Flat(config, _STARTS[version], order, bits=8, group=group)
+    return Flat(config, _STARTS[version], order)
 
 
-def _header(path: Path) -> _Header:
+def header_bytes(version: int, flat: Flat) -> bytes:
+    """The first bytes of a file, as `open_llama2c` reads them."""
+    c = flat.config
+    sizes = [c.dim, c.hidden, c.layers, c.heads, c.kv_heads, c.vocab, c.context]
+    if version == 0:
+        sizes[5] *= 1 if c.tied else -1
+        return struct.pack("<7i", *sizes)
+    start = MAGIC + struct.pack("<i7iB", version, *sizes, c.tied)
+    if version == 2:
+        start += struct.pack("<i", flat.group)
+    return start.ljust(flat.start, b"\0")
+
+
+def _header(path: Path) -> tuple[int, Flat]:
     start = read_start(path, 41)
     if not start.startswith(MAGIC):
-        return _legacy_header(path, start)
+        return 0, _legacy(path, start)
     if len(start) < 41:
         raise CheckpointError(f"{path} ends within its header: download it again")
     version, *sizes, shared = struct.unpack_from("<i7iB", start, 4)
@@ -78,97 +68,17 @@ def _header(path: Path) -> _Header:
             f"{path}: the flag of a shared classifier is {shared}: download it again"
         )
     config = _config(path, sizes, tied=bool(shared))
-    return _Header(version, config, _checked_group(path, config, group) if version == 2 else 0)
+    return version, flat_of(version, config, group)
 
 
-def _legacy_header(path: Path, start: bytes) -> _Header:
+def _legacy(path: Path, start: bytes) -> Flat:
     if len(start) < 28:
         raise CheckpointError(f"{path} is too short for a checkpoint: download it again")
     *sizes, vocab, context = struct.unpack_from("<7i", start)
-    return _Header(0, _config(path, [*sizes, abs(vocab), context], tied=vocab > 0))
+    config = _config(path, [*sizes, abs(vocab), context], tied=vocab > 0)
+    return flat_of(0, config)
 
 
 def _config(path: Path, sizes: list[int], *, tied: bool) -> Config:
-    dim, hidden, layers, heads, kv_heads, vocab, context = sizes
-    if heads < 1 or dim % heads:
-        raise CheckpointError(
-            f"{path}: dim {dim} is not a multiple of {heads} heads: it is damaged, "
-            "or another format"
-        )
-    return config_from(
-        path,
-        dim=dim,
-        hidden=hidden,
-        layers=layers,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=dim // heads,
-        vocab=vocab,
-        context=context,
-        tied=tied,
-    )
-
-
-def _checked_group(path: Path, config: Config, group: int) -> int:
-    for name, shape in tensor_shapes(replace(config, layers=1)):
-        if group < 1 or (len(shape) == 2 and math.prod(shape) % group):
-            raise CheckpointError(
-                f"{path}: groups of {group} do not divide {name}: download it again"
-            )
-    return group
-
-
-def _runs(header: _Header) -> Iterator[tuple[str, int, tuple[int, ...]]]:
-    """What follows the header: kind, how many in a row, shape of each."""
-    config = header.config
-    order = _ORDER if header.version else _LEGACY_ORDER
-    shapes = dict(tensor_shapes(replace(config, layers=1)))
-    for kind in (*order, *(() if config.tied else ("output",))):
-        if kind == "tables":
-            yield kind, 1, (2, config.context, config.head_dim // 2)
-        elif kind in shapes:
-            yield kind, 1, shapes[kind]
-        else:
-            yield kind, config.layers, shapes[f"layers.0.{kind}"]
-
-
-def _nbytes(header: _Header, shape: tuple[int, ...]) -> int:
-    count = math.prod(shape)
-    if header.version == 2 and len(shape) == 2:
-        return count + 4 * (count // header.group)
-    return 4 * count
-
-
-def _layout(header: _Header, data: torch.Tensor) -> dict[str, Stored]:
-    stored = {}
-    offset = _START[header.version]
-    for kind, count, shape in _runs(header):
-        nbytes = _nbytes(header, shape)
-        for n in range(count):
-            name = f"layers.{n}.{kind}" if kind in _PER_LAYER else kind
-            stored[name] = _stored(header, name, shape, data[offset : offset + nbytes])
-            offset += nbytes
-    return {name: stored[name] for name, _ in tensor_shapes(header.config)}
-
-
-def _stored(header: _Header, name: str, shape: tuple[int, ...], span: torch.Tensor) -> Stored:
-    if header.version == 2 and len(shape) == 2:
-        load = partial(_dequantize, span, shape, header.group)
-        return Stored(name, shape, "int8", span.nbytes, load)
-    return Stored(name, shape, "float32", span.nbytes, partial(_view, span, shape))
-
-
-def _floats(span: torch.Tensor) -> torch.Tensor:
-    """A span of bytes as float32; a view of the map where it is aligned."""
-    return (span.clone() if span.storage_offset() % 4 else span).view(torch.float32)
-
-
-def _view(span: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    return _floats(span).view(shape)
-
-
-def _dequantize(span: torch.Tensor, shape: tuple[int, ...], group: int) -> torch.Tensor:
-    """Q8_0 whose groups run over the flat tensor, so that they may straddle rows."""
-    count = math.prod(shape)
-    values = span[:count].view(torch.int8).view(-1, group).to(torch.float32)
-    return values.mul_(_floats(span[count:])[:, None]).view(shape)
+    names = ("dim", "hidden", "layers", "heads", "kv_heads", "vocab", "context")
+    return flat_config(path, **dict(zip(names, sizes, strict=True)), tied=tied)

@@ -13,7 +13,14 @@ import torch
 from llama2gpu.checkpoints.fields import Fields, config_from, read_json
 from llama2gpu.checkpoints.files import list_folder, present
 from llama2gpu.checkpoints.pickles import open_pickle
-from llama2gpu.checkpoints.stored import NameTable, Stored, StoredCheckpoint, header, select
+from llama2gpu.checkpoints.stored import (
+    NameTable,
+    Stored,
+    StoredCheckpoint,
+    header,
+    rows_of,
+    select,
+)
 from llama2gpu.config import Config, RopeScaling
 from llama2gpu.errors import CheckpointError, UnsupportedModelError
 
@@ -103,13 +110,6 @@ def _concatenate(parts: Sequence[Stored], axis: int) -> torch.Tensor:
     return torch.cat([part.load() for part in parts], dim=axis)
 
 
-def _rows(params: Fields, whole: Mapping[str, Stored], canonical: str) -> int:
-    name = NAMES(canonical)
-    if name not in whole or len(whole[name].shape) != 2:
-        raise CheckpointError(f"{params.where}: its shards lack the matrix {name}: download again")
-    return whole[name].shape[0]
-
-
 def _config(params: Fields, whole: Mapping[str, Stored]) -> Config:
     dim, heads = params.integer("dim"), params.integer("n_heads")
     vocab = params.integer("vocab_size", -1)
@@ -117,12 +117,12 @@ def _config(params: Fields, whole: Mapping[str, Stored]) -> Config:
     return config_from(
         params.where,
         dim=dim,
-        hidden=_rows(params, whole, "layers.0.w1"),
+        hidden=rows_of(params.where, whole, NAMES("layers.0.w1")),
         layers=params.integer("n_layers"),
         heads=heads,
         kv_heads=params.integer("n_kv_heads", heads),
         head_dim=params.integer("head_dim", dim // max(heads, 1)),
-        vocab=_rows(params, whole, "embed") if vocab == -1 else vocab,
+        vocab=rows_of(params.where, whole, NAMES("embed")) if vocab == -1 else vocab,
         context=params.integer("max_seq_len", _context(params, scaled)),
         norm_eps=params.number("norm_eps", 1e-5),
         rope_theta=params.number("rope_theta", 10000.0),

@@ -1,10 +1,11 @@
 """Any checkpoint, by path or by its name on the Hub; what it is shows in what it holds."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from stat import S_ISDIR
 
-from llama2gpu.checkpoints import hub
+from llama2gpu.checkpoints import ggjt, gguf, gguf_names, hub, lmw, simple_llama
 from llama2gpu.checkpoints.base import Checkpoint
 from llama2gpu.checkpoints.files import list_folder, read_start, status
 from llama2gpu.checkpoints.huggingface import open_huggingface
@@ -16,9 +17,14 @@ from llama2gpu.files import one_line
 #: Models that come with the package, by name.
 SHIPPED = {"stories": Path(__file__).resolve().parents[1] / "models" / "stories"}
 
+#: Readers of single files by their magic number; llama2.c's oldest files have none.
+_FILES: dict[bytes, Callable[[Path], Checkpoint]] = {
+    gguf_names.MAGIC: gguf.open_gguf,
+    ggjt.MAGIC: ggjt.open_ggjt,
+    lmw.MAGIC: lmw.open_lmw,
+    simple_llama.MAGIC: simple_llama.open_simple_llama,
+}
 _OTHERS = {
-    b"GGUF": "GGUF",
-    b"tjgg": "ggjt",
     b"fmgg": "ggmf",
     b"lmgg": "ggml",
 }
@@ -30,7 +36,7 @@ _PARTS = (b"PK\x03\x04", b"\x80\x02\x8a", b'{"', b"{\n")
 def open_checkpoint(
     source: str | Path, *, rope_theta: float | None = None, norm_eps: float | None = None
 ) -> Checkpoint:
-    """Opens a llama2.c file, a folder of Meta's or Hugging Face's, or a model by its name.
+    """Opens a checkpoint of one file, a folder of Meta's or Hugging Face's, or a model by its name.
 
     A path that exists is opened; otherwise "stories" is the model that comes with the package,
     and a name such as `org/name` is fetched from the Hub.
@@ -74,16 +80,18 @@ def _open_folder(path: Path) -> Checkpoint:
         return open_meta(path)
     raise CheckpointError(
         f"{path} holds neither config.json (Hugging Face) nor params.json (Meta): "
-        "give the folder of a checkpoint, or a llama2.c file"
+        "give the folder of a checkpoint, or a checkpoint of one file"
     )
 
 
 def _open_file(path: Path) -> Checkpoint:
     start = read_start(path, 16)
+    if start[:4] in _FILES:
+        return _FILES[start[:4]](path)
     if start[:4] in _OTHERS:
         raise UnsupportedModelError(
             f"{path} is a {_OTHERS[start[:4]]} file, which is not supported: "
-            "give the model's safetensors folder"
+            "give the model as GGUF, or its safetensors folder"
         )
     if start.startswith(_PARTS) or start[8:10] == b'{"':
         raise CheckpointError(f"{path} is one file of a checkpoint: give its folder, {path.parent}")

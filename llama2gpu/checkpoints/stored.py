@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -31,6 +32,7 @@ class Stored:
     dtype: by its name in PyTorch where it has one; "int8" or "int4" of a quantized matrix.
     nbytes: on disk.
     weight: gives a quantized matrix as it is, where `load` dequantizes it.
+    fill: writes what `load` gives to a tensor of any type, where that takes less memory.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Stored:
     nbytes: int
     load: Callable[[], torch.Tensor]
     weight: Callable[[], Weight] | None = None
+    fill: Callable[[torch.Tensor], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,14 @@ class StoredCheckpoint(Checkpoint):
         """One tensor by canonical name: a view of the map where the stored order allows."""
         return self._loaded(self._find(name).load)
 
+    def read_into(self, name: str, out: torch.Tensor) -> None:
+        """Writes one tensor to `out`, a block at a time where it is converted."""
+        fill = self._find(name).fill
+        if fill is None:
+            return super().read_into(name, out)
+        with self._blamed():
+            fill(out)
+
     def weight(self, name: str) -> Weight:
         """One matrix by canonical name, as it is stored: quantized ones are not dequantized."""
         load = self._find(name).weight
@@ -90,8 +101,11 @@ class StoredCheckpoint(Checkpoint):
         return self._stored[name]
 
     def _loaded(self, load: Callable[[], Loaded]) -> Loaded:
-        with blamed_on(self.path, "it changed or was damaged; open it again"):
+        with self._blamed():
             return load()
+
+    def _blamed(self) -> AbstractContextManager[None]:
+        return blamed_on(self.path, "it changed or was damaged; open it again")
 
 
 def select(
@@ -130,6 +144,13 @@ def _checked(path: Path, tensor: Stored, shape: tuple[int, ...]) -> Stored:
             "float32, float16 or bfloat16"
         )
     return tensor
+
+
+def rows_of(where: object, found: Mapping[str, Stored], name: str) -> int:
+    """Rows of a matrix by its name in the file, for a configuration that does not tell them."""
+    if name not in found or len(found[name].shape) != 2:
+        raise CheckpointError(f"{where}: its tensors lack the matrix {name}: download again")
+    return found[name].shape[0]
 
 
 def header(

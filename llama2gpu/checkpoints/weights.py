@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import torch
 
-from llama2gpu.checkpoints.base import Checkpoint
+from llama2gpu.checkpoints.base import LAYER_MATRICES, Checkpoint
 from llama2gpu.memory import give_back
 from llama2gpu.quant import Dense, Weight, join_rows
 from llama2gpu.weights import LAYER_OPS, LayerWeights, Weights
@@ -46,10 +46,12 @@ class CanonicalReader:
         )
 
     def matrix(self, name: str) -> Weight:
-        """One matrix by its canonical name."""
-        if self.checkpoint.quantization is None:
-            return Dense(self.checkpoint.read(name).to(self.dtype, copy=True))
-        return self._typed(self.checkpoint.weight(name))
+        """The embedding or the output matrix, by its canonical name."""
+        if self.checkpoint.packs(name):
+            return self._typed(self.checkpoint.weight(name))
+        data = torch.empty(self.config.vocab, self.config.dim, dtype=self.dtype)
+        self.checkpoint.read_into(name, data)
+        return Dense(data)
 
     def norm(self) -> torch.Tensor:
         """The last norm, float32."""
@@ -58,8 +60,8 @@ class CanonicalReader:
     def layer(self, n: int) -> LayerWeights:
         """Layer n."""
         prefix = f"layers.{n}."
-        dense = self.checkpoint.quantization is None
-        w_qkv, w_o, w_13, w_2 = self._dense(prefix) if dense else self._joined(prefix)
+        packed = any(self.checkpoint.packs(prefix + name) for name in LAYER_MATRICES)
+        w_qkv, w_o, w_13, w_2 = self._joined(prefix) if packed else self._dense(prefix)
         return LayerWeights(
             attention_norm=self._norm(prefix + "attention_norm", 2 * n),
             w_qkv=w_qkv,
@@ -71,7 +73,7 @@ class CanonicalReader:
 
     def _dense(self, prefix: str) -> list[Weight]:
         """The four matrices of a layer, each read to its place."""
-        config, read = self.config, self.checkpoint.read
+        config, read_into = self.config, self.checkpoint.read_into
         qkv, wo, w2 = self._space(
             (config.q_rows + 2 * config.kv_rows, config.dim),
             (config.dim, config.q_rows),
@@ -80,11 +82,11 @@ class CanonicalReader:
         (w13,) = self._space((2 * config.hidden, config.dim))  # alone: a backend may reorder it
         ends = (0, config.q_rows, config.q_rows + config.kv_rows, len(qkv))
         for name, start, end in zip(("wq", "wk", "wv"), ends, ends[1:], strict=False):
-            qkv[start:end] = read(prefix + name)
-        w13[0::2] = read(prefix + "w1")
-        w13[1::2] = read(prefix + "w3")
-        wo.copy_(read(prefix + "wo"))
-        w2.copy_(read(prefix + "w2"))
+            read_into(prefix + name, qkv[start:end])
+        read_into(prefix + "w1", w13[0::2])
+        read_into(prefix + "w3", w13[1::2])
+        read_into(prefix + "wo", wo)
+        read_into(prefix + "w2", w2)
         return [Dense(qkv), Dense(wo), Dense(w13), Dense(w2)]
 
     def _joined(self, prefix: str) -> list[Weight]:

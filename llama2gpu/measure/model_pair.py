@@ -16,7 +16,7 @@ from llama2gpu.model import Model
 from llama2gpu.open_quantizer import open_quantizer, read_spec
 from llama2gpu.quant import QuantSpec, Weight
 from llama2gpu.quantizer import Outcome, left_dense
-from llama2gpu.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+from llama2gpu.tokenizer import Tokenizer, tokenizer_of
 from llama2gpu.weights import LayerWeights, Weights
 
 
@@ -59,12 +59,7 @@ def load_pair(
     first, second = choose_backend(a, device), choose_backend(b, device)
     spec = read_spec(quant, calibration)
     checkpoint = open_checkpoint(model, rope_theta=rope_theta, norm_eps=norm_eps)
-    vocab = checkpoint.config.vocab
-    words = (
-        find_tokenizer(checkpoint.tokenizer_files, vocab=vocab)
-        if tokenizer is None
-        else load_tokenizer(tokenizer, vocab=vocab)
-    )
+    words = tokenizer_of(checkpoint, tokenizer)
     outcomes: list[Outcome] = []
     quantizer = None
     if spec is not None:

@@ -1,6 +1,6 @@
 """The files beside tokenizer.json that tell which tokens start and end a text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,19 +16,25 @@ _KNOWN = {
 }
 
 
+_NAMES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "config.json",
+)
+
+
 class Companions:
-    """What the files in `folder` say; any of them may be missing.
+    """What these files say, objects by file name; any of them may be missing."""
 
-    Raises `TokenizerError` where one of them is no JSON object.
-    """
+    def __init__(self, objects: Mapping[str, Mapping[str, Any]]) -> None:
+        self._tokenizer, named, *by_id = (objects.get(name, {}) for name in _NAMES)
+        self._by_name, self._by_id = (self._tokenizer, named), by_id
 
-    def __init__(self, folder: Path) -> None:
-        self._tokenizer = read_object(folder / "tokenizer_config.json")
-        self._by_name = (self._tokenizer, read_object(folder / "special_tokens_map.json"))
-        self._by_id = (
-            read_object(folder / "generation_config.json"),
-            read_object(folder / "config.json"),
-        )
+    @classmethod
+    def beside(cls, path: Path) -> "Companions":
+        """Those in the folder of a file; `TokenizerError` where one is no JSON object."""
+        return cls({name: read_object(path.parent / name) for name in _NAMES})
 
     def ids(
         self, role: Literal["bos", "eos"], library: "Library", default: Sequence[int] = ()

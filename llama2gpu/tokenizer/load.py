@@ -3,14 +3,17 @@
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from llama2gpu.errors import TokenizerError
 from llama2gpu.tokenizer.base import Tokenizer
+from llama2gpu.tokenizer.embedded import companions_of, embedded_file
 from llama2gpu.tokenizer.files import REMEDY, exists, read_file
 from llama2gpu.tokenizer.huggingface import read_huggingface
 from llama2gpu.tokenizer.llama2c import read_llama2c
 from llama2gpu.tokenizer.sentencepiece import read_sentencepiece
 from llama2gpu.tokenizer.tiktoken_format import read_tiktoken
+from llama2gpu.vocabulary import Embedded, MergedVocabulary, ScoredVocabulary
 
 Reader = Callable[[Path, bytes, int | None], Tokenizer]
 
@@ -18,6 +21,55 @@ Reader = Callable[[Path, bytes, int | None], Tokenizer]
 NAMES = ("tokenizer.model", "tokenizer.json", "tokenizer.bin")
 
 _TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?(\n|\Z)")
+
+
+class Rows(Protocol):
+    """A configuration, as far as a tokenizer is concerned."""
+
+    @property
+    def vocab(self) -> int:
+        """Rows of the embedding."""
+
+
+class Carrier(Protocol):
+    """A checkpoint, as far as a tokenizer is concerned; its attributes mean what they say there."""
+
+    path: Path
+    tokenizer_files: tuple[Path, ...]
+
+    @property
+    def config(self) -> Rows:
+        """What the tokenizer must fit."""
+
+    def embedded_tokenizer(self) -> Embedded | None:
+        """The tokenizer within it."""
+
+
+def tokenizer_of(checkpoint: Carrier, given: str | Path | None = None) -> Tokenizer:
+    """The tokenizer to run a checkpoint with: the `given` one, the one within it, or one beside it.
+
+    Raises `TokenizerError` where there is none, it is damaged, or it does not fit.
+    """
+    vocab = checkpoint.config.vocab
+    if given is not None:
+        return load_tokenizer(given, vocab=vocab)
+    embedded = checkpoint.embedded_tokenizer()
+    if embedded is None:
+        return find_tokenizer(checkpoint.tokenizer_files, vocab=vocab)
+    tokenizer = _build(embedded, checkpoint.path, vocab)
+    tokenizer.path = checkpoint.path
+    return tokenizer
+
+
+def _build(embedded: Embedded, path: Path, vocab: int) -> Tokenizer:
+    _, data = embedded_file(embedded, path)
+    if isinstance(embedded, MergedVocabulary):
+        return read_huggingface(path, data, vocab, companions_of(embedded))
+    tokenizer = _reader(data)(path, data, vocab)
+    if isinstance(embedded, ScoredVocabulary):
+        tokenizer.bos_id, tokenizer.eos_ids = embedded.bos_id, embedded.eos_ids
+        tokenizer.adds_bos = embedded.adds_bos
+    return tokenizer
 
 
 def load_tokenizer(path: str | Path, *, vocab: int | None = None) -> Tokenizer:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from llama2gpu.checkpoints import Checkpoint
 from llama2gpu.errors import TokenizerError
-from llama2gpu.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+from llama2gpu.tokenizer import Tokenizer, embedded_file, load_tokenizer, tokenizer_of
 from llama2gpu.tokenizer.sentencepiece import read_sentencepiece
 from llama2gpu.training.spm import train_tokenizer
 
@@ -32,7 +32,9 @@ def given_words(given: Path | None, base: Checkpoint | None) -> Words:
     if given is not None:
         tokenizer = load_tokenizer(given, vocab=vocab)
     elif base is not None:
-        tokenizer = find_tokenizer(base.tokenizer_files, vocab=base.config.vocab)
+        tokenizer = tokenizer_of(base)
+        if (embedded := base.embedded_tokenizer()) is not None:
+            return Words(tokenizer, *embedded_file(embedded, base.path))
     else:
         raise TokenizerError("no tokenizer and no checkpoint: give --tokenizer PATH")
     name = _FILES.get(tokenizer.format)

@@ -6,12 +6,16 @@ import os
 import pickle
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
 
+from tests.checkpoints.awq import write_awq
 from tests.checkpoints.gptq import matrices_of, set_fields, write_gptq
+from tests.checkpoints.hostile_gguf import make_gguf
+from tests.checkpoints.single_files import byte_vocabulary, write_ggjt, write_lmw
 from tests.checkpoints.writers import CONFIG, random_tensors, write_huggingface, write_llama2c
 
 TOUCHED = "touched"
@@ -104,7 +108,8 @@ def make(root: Path) -> list[Path]:
         folder = write_huggingface(root / f"safetensors {name}", CONFIG, tensors)
         (folder / "model.safetensors").write_bytes(data)
         made.append(folder)
-    return made + _archives(root) + _headers(root) + _claims(root) + _quantized(root)
+    made += _archives(root) + _headers(root) + _claims(root) + _quantized(root)
+    return made + _lists(root) + make_gguf(root)
 
 
 def _archives(root: Path) -> list[Path]:
@@ -129,6 +134,10 @@ def _archives(root: Path) -> list[Path]:
 def _headers(root: Path) -> list[Path]:
     most = (1 << 31) - 1
     magic = struct.pack("<Ii", 0x616B3432, 1)
+
+    def simple(version: int, header: list[int]) -> bytes:
+        return struct.pack("<I9i", 0x7FDD7F7F, version, *header).ljust(4096, b"\0")
+
     files = {
         "layers": _llama2c([32, 44, most, 4, 2, 96, 64]),
         "all": _llama2c([most] * 7),
@@ -139,8 +148,15 @@ def _headers(root: Path) -> list[Path]:
         "group 0": struct.pack("<Ii", 0x616B3432, 2) + _llama2c([32, 44, 2, 4, 2, 96, 64]),
         "version 9": struct.pack("<Ii", 0x616B3432, 9) + bytes(400),
         "short": magic + bytes(9),
+        "simple most": simple(3, [most] * 8),
+        "simple least": simple(4, [-most - 1] * 8),
+        "simple largest": simple(3, [1 << 18, 1 << 21, 256, 4096, 1 << 23, 1 << 30, 0, 0]),
+        "simple group 0": simple(4, [32, 44, 4, 2, 96, 64, 0, 8]),
+        "simple group -1": simple(4, [32, 44, 4, 2, 96, 64, -1, 4]),
+        "simple group 1": simple(4, [32, 44, 4, 2, 96, 64, 1, 4]),
+        "simple short": struct.pack("<I", 0x7FDD7F7F) + bytes(9),
         "one byte": b"x",
-        "gguf": b"GGUF" + bytes(100),
+        "ggjt": b"tjgg" + bytes(100),
         "json": b'{"a": 1}',
         "zip": b"PK\x03\x04" + bytes(100),
     }
@@ -175,8 +191,92 @@ def _quantized(root: Path) -> list[Path]:
     for name, changed in fields.items():
         folder = write_gptq(root / f"gptq {name}", matrices_of())
         made.append(set_fields(folder, **changed))
+        if "method" not in name:
+            awq = write_awq(root / f"awq {name}", matrices_of())
+            made.append(set_fields(awq, **changed))
     wide = write_gptq(root / "gptq wide", matrices_of())
     path = wide / "config.json"
     told = json.loads(path.read_text())
     path.write_text(json.dumps(told | {"intermediate_size": 1 << 21, "hidden_size": 1 << 18}))
     return [*made, wide]
+
+
+def _lists(root: Path) -> list[Path]:
+    """Vocabularies and lists of tensors that claim more than the file holds."""
+    config = replace(CONFIG, hidden=88, kv_heads=4, vocab=264)
+    tensors, words = random_tensors(config), byte_vocabulary(264)
+    whole = root / "whole.ggjt"
+    write_ggjt(whole, config, {}, words, multiple_of=8)
+    start = whole.read_bytes()
+    most, vector = (1 << 31) - 1, (1, 11, 0, 32)
+    headers = [
+        {2: most},
+        {2: -1},
+        {2: 1 << 22},
+        {3: most},
+        {4: 0},
+        {4: most},
+        {6: most},
+        {6: 1 << 12},
+    ]
+    made = [whole]
+    for n, header in enumerate(headers):
+        write_ggjt(root / f"header {n}.ggjt", config, tensors, words, multiple_of=8, header=header)
+        made.append(root / f"header {n}.ggjt")
+    records = {
+        "dimensions": struct.pack("<3i", 1 << 30, 11, 0),
+        "no dimensions": struct.pack("<3i", 0, 11, 0) + b"norm.weight",
+        "three": struct.pack("<6i", 3, 11, 0, 1, 1, 32) + b"norm.weight",
+        "name": struct.pack("<4i", 1, -1, 0, 32),
+        "long name": struct.pack("<4i", 1, most, 0, 32),
+        "no name": struct.pack("<4i", 1, 0, 0, 32),
+        "binary name": struct.pack("<4i", *vector) + b"norm\x1b[31m.w",
+        "negative": struct.pack("<4i", 1, 11, 0, -32) + b"norm.weight",
+        "empty": struct.pack("<4i", 1, 11, 0, 0) + b"norm.weight",
+        "large": struct.pack("<5i", 2, 11, 0, most, most) + b"norm.weight",
+        "kind": struct.pack("<4i", 1, 11, -1, 32) + b"norm.weight",
+        "nothing": struct.pack("<4i", *vector) + b"norm.weight",
+        "zeros": bytes(1 << 20),
+    }
+    after = {"nothing": b""}
+    files = {f"{n}.ggjt": start + r + after.get(n, bytes(4096)) for n, r in records.items()}
+    length = struct.pack("<9i", 0x67676A74, 1, 264, 32, 8, 4, 2, 8, 0)
+    files["token.ggjt"] = length + struct.pack("<i", -1) + bytes(4096)
+    files["long token.ggjt"] = length + struct.pack("<i", most) + bytes(4096)
+    files["empty tokens.ggjt"] = length[:8] + struct.pack("<i", most) + length[12:] + bytes(1 << 24)
+    files |= _lmw(root)
+    for name, data in files.items():
+        (root / name).write_bytes(data)
+    return [*made, *(root / name for name in files)]
+
+
+def _lmw(root: Path) -> dict[str, bytes]:
+    """The same of lmw, whose header is followed by tensors at once."""
+    heads = {}
+    for layout in "ABC":
+        heads[layout] = write_lmw(root / "head", CONFIG, {}, layout, b"words").read_bytes()
+    (root / "head").unlink()
+    most = (1 << 32) - 1
+    name = struct.pack("<I", 12) + b"norm.weight "
+    records = {
+        "no tensors": b"",
+        "name": struct.pack("<I", most),
+        "no name": struct.pack("<I", 0),
+        "dimensions": name + struct.pack("<I", most),
+        "no dimensions": name + struct.pack("<I", 0),
+        "size": name + struct.pack("<2I", 1, most),
+        "sizes": name + struct.pack("<3I", 2, most, most),
+        "empty": name + struct.pack("<2I", 1, 0),
+        "kind": name + struct.pack("<4I", 1, 1, most, most),
+        "turned": name + struct.pack("<4I", 1, 1, 1, 132) + bytes(4),
+        "zeros": bytes(1 << 20),
+    }
+    files = {
+        f"{n} {layout}.lmw": heads[layout] + record + bytes(4096 if record else 0)
+        for layout in heads
+        for n, record in records.items()
+    }
+    tokenizer = heads["C"].index(b"words") - 4
+    claimed = heads["C"][:tokenizer] + struct.pack("<I", most) + bytes(64)
+    layers = heads["B"][:12] + struct.pack("<i", -1) + heads["B"][16:]
+    return files | {"tokenizer.lmw": claimed, "layers.lmw": layers, "short.lmw": heads["A"][:9]}

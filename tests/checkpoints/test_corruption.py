@@ -2,35 +2,97 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType as Kind
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llama2gpu.checkpoints import open_checkpoint
 from llama2gpu.config import Config
-from llama2gpu.errors import CheckpointError
+from llama2gpu.errors import CheckpointError, RequestError, TokenizerError
+from llama2gpu.tokenizer import tokenizer_of
+from llama2gpu.tokenizer.huggingface_decoder import byte_letters
+from tests.checkpoints.awq import write_awq
+from tests.checkpoints.gguf_files import write_gguf
 from tests.checkpoints.gptq import matrices_of, write_gptq
+from tests.checkpoints.single_files import (
+    byte_vocabulary,
+    spelled_bytes,
+    write_ggjt,
+    write_lmw,
+    write_simple_llama,
+)
 from tests.checkpoints.writers import random_tensors, write_huggingface, write_llama2c, write_meta
+from tests.tokenizer.conftest import pack_llama2c
 
 CONFIG = Config(
     dim=8, hidden=12, layers=1, heads=2, kv_heads=1, head_dim=4, vocab=10, context=8, tied=False
 )
 TENSORS = random_tensors(CONFIG)
-LLAMA2C = [("v0", "m.bin"), ("v1", "m.bin"), ("v2", "m.bin")]
-SIZED = [*LLAMA2C, ("safetensors", "model.safetensors"), ("gptq", "model.safetensors")]
+BLOCKS = Config(
+    dim=32, hidden=32, layers=1, heads=2, kv_heads=1, head_dim=16, vocab=268, context=8, tied=True
+)
+#: A tiny byte-level tokenizer.
+WORDS: dict[str, Any] = {
+    "tokenizer__ggml__model": "gpt2",
+    "tokenizer__ggml__pre": "llama-bpe",
+    "tokenizer__ggml__tokens": [*byte_letters(), "ab", "abc", "<a>"],
+    "tokenizer__ggml__token_type": [*[1] * 258, 3],
+    "tokenizer__ggml__merges": ["a b", "ab c"],
+    "tokenizer__ggml__bos_token_id": 4,
+}
+#: ggjt and simple-llama group no heads; ggjt computes the width, and has the 256 bytes as tokens.
+PLAIN = replace(CONFIG, hidden=24, kv_heads=2, vocab=264)
+#: The sound files of one model each, by folder.
+SINGLE: dict[str, Callable[[Path], Path]] = {
+    **{
+        f"v{version}": partial(write_llama2c, config=CONFIG, tensors=TENSORS, version=version)
+        for version in (0, 1, 2)
+    },
+    "ggjt": partial(
+        write_ggjt, config=PLAIN, tensors=random_tensors(PLAIN), vocabulary=byte_vocabulary(264)
+    ),
+    **{
+        f"lmw{layout}": partial(write_lmw, config=CONFIG, tensors=TENSORS, layout=layout)
+        for layout in "AB"
+    },
+    "lmwC": partial(
+        write_lmw,
+        config=PLAIN,
+        tensors=random_tensors(PLAIN, torch.bfloat16),
+        layout="C",
+        tokenizer=pack_llama2c(spelled_bytes(byte_vocabulary(264))),
+    ),
+    **{
+        f"simple{bits}": partial(
+            write_simple_llama, config=PLAIN, tensors=random_tensors(PLAIN), bits=bits, group=8
+        )
+        for bits in (32, 8, 4)
+    },
+}
+SIZED = [
+    *((folder, "m.bin") for folder in SINGLE),
+    *((folder, "model.safetensors") for folder in ("safetensors", "gptq", "awq")),
+]
 FILES = [
     *SIZED,
     ("safetensors", "config.json"),
     ("gptq", "config.json"),
+    ("awq", "config.json"),
     ("shards", "model.safetensors.index.json"),
     ("shards", "model-00002-of-00002.safetensors"),
     ("bin", "pytorch_model.bin"),
     ("meta", "consolidated.00.pth"),
     ("meta2", "consolidated.01.pth"),
     ("meta", "params.json"),
+    ("gguf", "m.bin"),
+    ("gguf4", "m.bin"),
 ]
 SETTINGS = settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -41,16 +103,21 @@ SETTINGS = settings(
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One sound checkpoint a format."""
     root = tmp_path_factory.mktemp("sound")
-    for version in (0, 1, 2):
-        folder = root / f"v{version}"
-        folder.mkdir()
-        write_llama2c(folder / "m.bin", CONFIG, TENSORS, version=version)
+    for name, write in SINGLE.items():
+        (root / name).mkdir()
+        write(root / name / "m.bin")
     write_meta(root / "meta", CONFIG, TENSORS)
     write_meta(root / "meta2", CONFIG, TENSORS, shards=2)
     write_huggingface(root / "safetensors", CONFIG, TENSORS)
     write_huggingface(root / "shards", CONFIG, TENSORS, shards=2)
     write_huggingface(root / "bin", CONFIG, TENSORS, safe=False)
     write_gptq(root / "gptq", matrices_of(zeros=True))
+    write_awq(root / "awq", matrices_of(zeros=True))
+    for name in ("gguf", "gguf4"):
+        (root / name).mkdir()
+    write_gguf(root / "gguf" / "m.bin", CONFIG, TENSORS)
+    blocks = random_tensors(BLOCKS)
+    write_gguf(root / "gguf4" / "m.bin", BLOCKS, blocks, Kind.Q4_0, **WORDS)
     return root
 
 
@@ -64,7 +131,12 @@ def opens(folder: Path) -> bool:
             tensor = checkpoint.read(info.name)
             assert tuple(tensor.shape) == info.shape
             tensor.to(torch.float32).sum()
-    except CheckpointError as error:
+            if len(info.shape) == 2:
+                assert checkpoint.weight(info.name).shape == info.shape
+        if checkpoint.embedded_tokenizer() is not None:
+            tokenizer = tokenizer_of(checkpoint)
+            tokenizer.decode(tokenizer.encode("abc c<a>"))
+    except (CheckpointError, TokenizerError, RequestError) as error:
         message = str(error)
     assert message is None or ("\n" not in message and 20 < len(message) < 600)
     return message is None
@@ -116,12 +188,22 @@ def test_flipped(
 
 
 @pytest.mark.parametrize(
-    ("folder", "spare"), [("v0", [(28, 41)]), ("v1", [(32, 36), (37, 41)]), ("v2", [(32, 36)])]
+    ("folder", "spare"),
+    [
+        ("v0", [(28, 41)]),
+        ("v1", [(32, 36), (37, 41)]),
+        ("v2", [(32, 36)]),
+        ("ggjt", [(16, 20), (32, 36), (40, 41)]),
+        ("lmwA", [(24, 28), (32, 40)]),
+        ("lmwB", [(24, 28), (32, 41)]),
+        ("lmwC", [(12, 28)]),
+        ("simple32", [(28, 41)]),
+        ("simple8", [(28, 32), (40, 41)]),
+        ("simple4", [(28, 32), (40, 41)]),
+    ],
 )
-def test_every_flip_of_a_llama2c_header(
-    sound: Path, folder: str, spare: list[tuple[int, int]]
-) -> None:
-    """None opens but those of the context of v1 and v2, and of bytes that are no header."""
+def test_every_flip_of_a_header(sound: Path, folder: str, spare: list[tuple[int, int]]) -> None:
+    """None opens but those of the context, constants, names and of what is not read."""
     for place in range(41):
         for bit in range(8):
 
