@@ -19,11 +19,15 @@ COMMANDS = {
     "doctor": ("llama2gpu.cli.doctor", "Say what can run on this machine, and what can't and why."),
     "kernels": (
         "llama2gpu.cli.kernels",
-        "List the GPU kernels, take them apart, compare, compile them ahead or tune them.",
+        "List the GPU kernels, take them apart, compare, compile them ahead, tune or choose.",
     ),
     "bench": ("llama2gpu.cli.bench", "Measure whole models and single ops, and compare runs."),
     "inspect": ("llama2gpu.cli.inspect", "Show what a checkpoint holds."),
     "tokenize": ("llama2gpu.cli.tokenize", "Show the tokens of a text."),
+    "convert": (
+        "llama2gpu.cli.convert",
+        "Write a checkpoint in another format, with its tokenizer.",
+    ),
     "quantize": (
         "llama2gpu.cli.quantize",
         "Quantize a checkpoint into a Hugging Face FOLDER.",

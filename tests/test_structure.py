@@ -29,14 +29,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights": {"quant"},
     "ops": BASE,
     "files": set(),
+    "memory": set(),
     "vocabulary": set(),
     "documents": {"errors"},
     "tokenizer": {"errors", "files", "vocabulary"},
     "text": {"errors"},
-    "checkpoints": BASE | {"files", "vocabulary"},
+    "checkpoints": BASE | {"files", "memory", "vocabulary"},
     **dict.fromkeys(
         ("checkpoints.huggingface_fields", "checkpoints.huggingface_write", "checkpoints.save"),
         BASE | {"checkpoints", "files", "tokenizer", "vocabulary"},
+    ),
+    **dict.fromkeys(
+        (
+            "checkpoints.convert",
+            "checkpoints.gguf_fields",
+            "checkpoints.gguf_write",
+            "checkpoints.llama2c_write",
+        ),
+        BASE | {"checkpoints", "files", "ops", "tokenizer", "vocabulary"},
     ),
     "kernels": BASE | {"ops"},
     "backends": BASE | {"ops", "kernels"},
@@ -51,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": API,
     **dict.fromkeys(("measure", "server"), API),
     "measure.results": {"errors", "files"},
+    "measure.choose": API | {"files", "measure"},
     **dict.fromkeys(
         (
             "measure.binary",

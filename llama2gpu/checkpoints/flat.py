@@ -72,6 +72,11 @@ class Flat:
         return self.start + sum(count * sum(self.nbytes(shape)) for _, count, shape in self.runs())
 
 
+def tensor_name(kind: str, n: int) -> str:
+    """The canonical name of the nth tensor of a kind."""
+    return f"layers.{n}.{kind}" if kind in _PER_LAYER else kind
+
+
 def flat_config(path: Path, **sizes: int) -> Config:
     """The `Config` of a header's sizes, all but `head_dim`."""
     dim, heads = sizes["dim"], sizes["heads"]
@@ -119,7 +124,7 @@ def _layout(path: Path, flat: Flat) -> dict[str, Stored]:
         values, scales = flat.nbytes(shape)
         step = values if flat.scales_last else values + scales
         for n in range(count):
-            name = f"layers.{n}.{kind}" if kind in _PER_LAYER else kind
+            name = tensor_name(kind, n)
             at = offset + n * step
             after = offset + count * values + n * scales if flat.scales_last else at + values
             spans = data[at : at + values], data[after : after + scales]

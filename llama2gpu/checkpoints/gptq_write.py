@@ -74,19 +74,23 @@ def gptq_tensors(name: str, weight: Int4 | Int8) -> dict[str, torch.Tensor]:
     }
 
 
-def _check(name: str, weight: Int4 | Int8) -> None:
+def misfit(weight: Int4 | Int8) -> tuple[str, str] | None:
+    """Why the layout can't hold a matrix, and what to do about it; None where it can."""
     word = 8 if isinstance(weight, Int4) else 4
     if weight.scales.dtype != torch.float16:
         kind = str(weight.scales.dtype).removeprefix("torch.")
-        _refuse(name, f"its scales are {kind}, not float16", "quantize it again")
+        return f"its scales are {kind}, not float16", "quantize it again"
     if weight.shape[0] % word or weight.shape[1] % word:
-        _refuse(name, f"it is {list(weight.shape)}, no multiple of {word}", "leave it dense")
+        return f"it is {list(weight.shape)}, no multiple of {word}", "leave it dense"
     if isinstance(weight, Int4) and weight.zeros is not None and not bool(weight.zeros.all()):
-        _refuse(name, "it has a zero point of 0", "quantize it with zero points 1 to 15")
+        return "it has a zero point of 0", "quantize it with zero points 1 to 15"
+    return None
 
 
-def _refuse(name: str, what: str, remedy: str) -> None:
-    raise RequestError(f"{name} can't be saved in GPTQ's layout: {what}; {remedy}")
+def _check(name: str, weight: Int4 | Int8) -> None:
+    if found := misfit(weight):
+        what, remedy = found
+        raise RequestError(f"{name} can't be saved in GPTQ's layout: {what}; {remedy}")
 
 
 def _zeros(weight: Int4) -> torch.Tensor:

@@ -58,12 +58,12 @@ def token_ids(bos: int | None, eos: Sequence[int]) -> dict[str, Any]:
 
 
 def tokenizer_fields(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
-    """`tokenizer_config.json` of a tokenizer in SentencePiece's format or Hugging Face's own."""
+    """`tokenizer_config.json` of a tokenizer.model or, for byte-level BPE, a tokenizer.json."""
 
     def name(id: int | None) -> str | None:
         return None if id is None else tokenizer.token(id).text.decode(errors="replace")
 
-    of_llama = tokenizer.format == "SentencePiece"
+    of_llama = tokenizer.format in ("SentencePiece", "llama2.c")
     unknown = of_llama or any(tokenizer.token(n).text == b"<unk>" for n in range(tokenizer.vocab))
     return {
         "tokenizer_class": "LlamaTokenizer" if of_llama else "PreTrainedTokenizerFast",

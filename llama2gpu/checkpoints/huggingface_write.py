@@ -25,6 +25,7 @@ from llama2gpu.config import Config
 from llama2gpu.errors import CheckpointError, RequestError
 from llama2gpu.quant import Dense, Weight
 from llama2gpu.tokenizer import Tokenizer, embedded_file, tokenizer_of
+from llama2gpu.tokenizer.export import vocabulary_of
 
 #: Bytes of tensors that are held before they are written as one shard.
 SHARD_BYTES = 1 << 30
@@ -41,7 +42,8 @@ _GENERATION = "generation_config.json"
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _KNOWN = {"config.json", _GENERATION, _INDEX, *TOKENIZERS, *_TOKENIZER_PARTS}
-_TOKENIZER_NAMES = {"Hugging Face": "tokenizer.json", "llama2.c": "tokenizer.bin"}
+#: Tokenizers whose file goes along, by format; others are written anew.
+_COPIED = {"SentencePiece": "tokenizer.model", "Hugging Face": "tokenizer.json"}
 
 #: What marks a `config.json` as written here.
 _MARK = {"written_by": "llama2gpu"}
@@ -154,32 +156,13 @@ def write_huggingface(
         writer = Writer(out, work, config, dtype)
         yield writer
         ids, files = _ids(source, tokenizer), _companions(source, tokenizer)
-        made = {_GENERATION: ids}
-        words = tokenizer
-        if source is not None and tokenizer is None:
-            words = _write_embedded(writer, source)
-        if words is not None and words.format in ("SentencePiece", "Hugging Face"):
-            made["tokenizer_config.json"] = tokenizer_fields(config, words) | _template(source)
-        for name, fields in made.items():
+        made = {_GENERATION: json_bytes(ids), **_made(config, source, tokenizer)}
+        for name, data in made.items():
             if name not in files:
-                writer.write(name, json_bytes(fields))
+                writer.write(name, data)
         for name, path in files.items():
             writer.copy(name, path)
         writer.finish(ids)
-
-
-def _write_embedded(writer: Writer, source: Checkpoint) -> Tokenizer | None:
-    """Writes the tokenizer that lies within a checkpoint, and gives it; None where none does."""
-    if (embedded := source.embedded_tokenizer()) is None:
-        return None
-    writer.write(*embedded_file(embedded, source.path))
-    return tokenizer_of(source)
-
-
-def _template(source: Checkpoint | None) -> dict[str, object]:
-    """The chat template that lies within a checkpoint."""
-    found = None if source is None else source.chat_template
-    return {} if found is None else {"chat_template": found}
 
 
 def _check_free(out: Path, overwrite: bool) -> None:
@@ -218,7 +201,38 @@ def _companions(source: Checkpoint | None, tokenizer: Tokenizer | None) -> dict[
     if tokenizer.path in beside.values():
         return beside
     kept = {name: path for name, path in beside.items() if name == _GENERATION}
-    return {_TOKENIZER_NAMES.get(tokenizer.format, "tokenizer.model"): tokenizer.path, **kept}
+    if not _is_copied(source, tokenizer):
+        return kept
+    return {_COPIED[tokenizer.format]: tokenizer.path, **kept}
+
+
+def _is_within(source: Checkpoint | None, tokenizer: Tokenizer) -> bool:
+    return source is not None and tokenizer.path == source.path
+
+
+def _is_copied(source: Checkpoint | None, tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer has a file of its own, which other engines read."""
+    return tokenizer.format in _COPIED and not _is_within(source, tokenizer)
+
+
+def _made(
+    config: Config, source: Checkpoint | None, tokenizer: Tokenizer | None
+) -> dict[str, bytes]:
+    """What describes a tokenizer to other engines; all of one that has no file for them."""
+    embedded = None if source is None else source.embedded_tokenizer()
+    if tokenizer is None and source is not None and embedded is not None:
+        tokenizer = tokenizer_of(source)
+    if tokenizer is None:
+        return {}
+    template = None if source is None else source.chat_template
+    fields = tokenizer_fields(config, tokenizer)
+    fields |= {"chat_template": template} if template else {}
+    made = {"tokenizer_config.json": json_bytes(fields)}
+    if not _is_copied(source, tokenizer):
+        own = embedded if _is_within(source, tokenizer) else None
+        name, data = embedded_file(own or vocabulary_of(tokenizer), tokenizer.path)
+        made[name] = data
+    return made
 
 
 def _ids(source: Checkpoint | None, tokenizer: Tokenizer | None) -> dict[str, object]:

@@ -13,7 +13,7 @@ from llama2gpu.config import Config
 from llama2gpu.errors import CheckpointError, UnsupportedModelError
 
 MAGIC = struct.pack("<I", 0x616B3432)
-_START = 256
+_STARTS = {0: 28, 1: 256, 2: 256}
 _ATTENTION, _FFN = ("wq", "wk", "wv", "wo"), ("w1", "w2", "w3")
 _LEGACY_ORDER = ("embed", "attention_norm", *_ATTENTION, "ffn_norm", *_FFN, "norm", "tables")
 _ORDER = ("attention_norm", "ffn_norm", "norm", "embed", *_ATTENTION, *_FFN)
@@ -31,6 +31,28 @@ def open_llama2c(path: Path) -> StoredCheckpoint:
     return checkpoint
 
 
+def flat_of(version: int, config: Config, group: int = 0) -> Flat:
+    """What a file of a version holds; group: values of a scale in version 2."""
+    order = _ORDER if version else _LEGACY_ORDER
+    order = order if config.tied else (*order, "output")
+    if version == 2:
+        return Flat(config, _STARTS[version], order, bits=8, group=group)
+    return Flat(config, _STARTS[version], order)
+
+
+def header_bytes(version: int, flat: Flat) -> bytes:
+    """The first bytes of a file, as `open_llama2c` reads them."""
+    c = flat.config
+    sizes = [c.dim, c.hidden, c.layers, c.heads, c.kv_heads, c.vocab, c.context]
+    if version == 0:
+        sizes[5] *= 1 if c.tied else -1
+        return struct.pack("<7i", *sizes)
+    start = MAGIC + struct.pack("<i7iB", version, *sizes, c.tied)
+    if version == 2:
+        start += struct.pack("<i", flat.group)
+    return start.ljust(flat.start, b"\0")
+
+
 def _header(path: Path) -> tuple[int, Flat]:
     start = read_start(path, 41)
     if not start.startswith(MAGIC):
@@ -46,10 +68,7 @@ def _header(path: Path) -> tuple[int, Flat]:
             f"{path}: the flag of a shared classifier is {shared}: download it again"
         )
     config = _config(path, sizes, tied=bool(shared))
-    order = _ORDER if shared else (*_ORDER, "output")
-    if version == 1:
-        return version, Flat(config, _START, order)
-    return version, Flat(config, _START, order, bits=8, group=group)
+    return version, flat_of(version, config, group)
 
 
 def _legacy(path: Path, start: bytes) -> Flat:
@@ -57,7 +76,7 @@ def _legacy(path: Path, start: bytes) -> Flat:
         raise CheckpointError(f"{path} is too short for a checkpoint: download it again")
     *sizes, vocab, context = struct.unpack_from("<7i", start)
     config = _config(path, [*sizes, abs(vocab), context], tied=vocab > 0)
-    return Flat(config, 28, _LEGACY_ORDER if config.tied else (*_LEGACY_ORDER, "output"))
+    return flat_of(0, config)
 
 
 def _config(path: Path, sizes: list[int], *, tied: bool) -> Config:

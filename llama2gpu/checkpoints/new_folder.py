@@ -1,10 +1,10 @@
-"""A folder that appears whole or not at all: written beside its place, then renamed."""
+"""Folders and files that appear whole or not at all: written beside their place, then renamed."""
 
 import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,14 +24,34 @@ def new_folder(out: Path) -> Iterator[Path]:
     What was at `out` goes only once the new folder is there; where the block fails, nothing new is
     left. Raises `RequestError` where the system refuses.
     """
+    with _beside(out) as work:
+        yield work
+        with writing(out):
+            _finish(work)
+            _replace(work, out)
+
+
+@contextmanager
+def new_files(out: Path) -> Iterator[Path]:
+    """A hidden folder beside the file `out`; what it holds goes there when the block ends.
+
+    The file `out` goes last. Where the block or a part of the move fails, all is as it was.
+    Raises `RequestError` where the system refuses.
+    """
+    with _beside(out) as work:
+        yield work
+        with writing(out):
+            _finish(work)
+            _move(work, out)
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         yield work
-        with writing(out):
-            _finish(work)
-            _replace(work, out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -68,6 +88,17 @@ def check_place(out: Path, source: Path | None = None) -> None:
         raise RequestError(f"{out} is no folder: give another name")
 
 
+def check_file(out: Path, sources: Iterable[Path], overwrite: bool) -> None:
+    """Raises `RequestError` where no new file can take the place, or where one of `sources` is."""
+    if out.is_symlink() or (out.exists() and not out.is_file()):
+        raise RequestError(f"{out} is no regular file: give another name")
+    place = out.resolve()
+    if any(place == source.resolve() for source in sources):
+        raise RequestError(f"{out} is read by this command: give another name")
+    if out.exists() and not overwrite:
+        raise RequestError(f"{out} exists: give another name, or --overwrite to replace it")
+
+
 def _finish(work: Path) -> None:
     """The permissions of any new folder, and every byte on the disk."""
     mask = os.umask(0)
@@ -90,3 +121,23 @@ def _replace(work: Path, out: Path) -> None:
         if aside.exists() and not out.exists():
             aside.rename(out)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _move(work: Path, out: Path) -> None:
+    """Moves the files of `work` to their places beside it, `out` last; back where that fails."""
+    files = sorted(work.iterdir(), key=lambda path: path.name == out.name)
+    aside = work / ".old"
+    aside.mkdir()
+    places = [out.parent / path.name for path in files]
+    try:
+        for path, place in zip(files, places, strict=True):
+            if place.exists():
+                place.rename(aside / path.name)
+            path.rename(place)
+    except BaseException:  # an interrupt too
+        for path, place in zip(files, places, strict=True):
+            if (aside / path.name).exists():
+                (aside / path.name).replace(place)
+            elif not path.exists():
+                place.unlink()
+        raise

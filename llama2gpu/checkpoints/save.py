@@ -1,6 +1,6 @@
 """A checkpoint read, quantized if asked, and written as a Hugging Face folder, layer by layer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -32,14 +32,31 @@ def save_huggingface(
     Memory: a layer and a shard. Raises what reading, quantizing and writing raise; then nothing is
     left behind.
     """
-    config, total = checkpoint.config, checkpoint.config.parameters * checkpoint.dtype.itemsize
+    save_tensors(
+        checkpoint, out, _tensors(checkpoint, quantizer, device), checkpoint.dtype,
+        tokenizer=tokenizer, overwrite=overwrite, progress=progress,
+    )  # fmt: skip
+
+
+def save_tensors(
+    checkpoint: Checkpoint,
+    out: Path,
+    tensors: Iterable[Named],
+    dtype: torch.dtype,
+    *,
+    tokenizer: Tokenizer | None = None,
+    overwrite: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> None:
+    """The same of tensors that the checkpoint became, by canonical name; dense ones in `dtype`."""
+    config, total = checkpoint.config, checkpoint.config.parameters * dtype.itemsize
     done = 0
     with write_huggingface(
-        out, config, checkpoint.dtype, source=checkpoint, tokenizer=tokenizer, overwrite=overwrite
+        out, config, dtype, source=checkpoint, tokenizer=tokenizer, overwrite=overwrite
     ) as folder:
-        for name, weight in _tensors(checkpoint, quantizer, device):
+        for name, weight in tensors:
             folder.add(name, weight)
-            done += _size(weight) * checkpoint.dtype.itemsize
+            done += _size(weight) * dtype.itemsize
             progress(min(done, total), total)
 
 

@@ -5,6 +5,7 @@ The expressions and their order are those of Hugging Face's `modeling_rope_utils
 """
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -22,6 +23,12 @@ def rope_table(config: Config, context: int) -> tuple[torch.Tensor, torch.Tensor
     return angles.cos() * scale, angles.sin() * scale
 
 
+def frequency_divisors(config: Config) -> torch.Tensor:
+    """What scaling divides each frequency by, float32 `[head_dim / 2]`; ones without scaling."""
+    plain, _ = _frequencies(replace(config, rope_scaling=None))
+    return plain / _frequencies(config)[0]
+
+
 def _frequencies(config: Config) -> tuple[torch.Tensor, float]:
     scaling = config.rope_scaling
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
@@ -32,7 +39,7 @@ def _frequencies(config: Config) -> tuple[torch.Tensor, float]:
         return 1.0 / periods / scaling.factor, 1.0
     if scaling.type == "llama3":
         return _llama3(1.0 / periods, scaling), 1.0
-    return _yarn(periods, config, scaling), _yarn_scale(scaling)
+    return _yarn(periods, config, scaling), yarn_scale(scaling)
 
 
 def _llama3(frequencies: torch.Tensor, s: RopeScaling) -> torch.Tensor:
@@ -64,7 +71,9 @@ def _yarn(periods: torch.Tensor, config: Config, s: RopeScaling) -> torch.Tensor
     return 1.0 / (s.factor * periods) * (1 - keep) + 1.0 / periods * keep
 
 
-def _yarn_scale(s: RopeScaling) -> float:
+def yarn_scale(s: RopeScaling) -> float:
+    """What YaRN multiplies cosines and sines by."""
+
     def mscale(weight: float) -> float:
         return 1.0 if s.factor <= 1 else 0.1 * weight * math.log(s.factor) + 1.0
 

@@ -28,7 +28,7 @@ class HuggingFace(Tokenizer):
     def __init__(self, library: "Library", companions: Companions) -> None:
         library.no_padding()
         library.no_truncation()
-        self._library, self._lock = library, Lock()
+        self.library, self._lock = library, Lock()
         self.vocab = max(library.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.eos_ids = tuple(companions.ids("eos", library))
         first = [id for id in library.encode("").ids[:1] if id not in self.eos_ids]
@@ -39,14 +39,19 @@ class HuggingFace(Tokenizer):
         self._bytes = TokenBytes.of(library.decoder)
         self.leading = self._bytes.leading
 
+    @property
+    def byte_level(self) -> bool:
+        """Whether its pieces are spelled in letters for bytes."""
+        return self._bytes.byte_level
+
     def _ids(self, text: str, *, special: bool) -> list[int]:
         with self._lock, _failures(lambda what: RequestError(f"can't tokenize this text: {what}")):
-            self._library.encode_special_tokens = not special
-            return list(self._library.encode(text, add_special_tokens=False).ids)
+            self.library.encode_special_tokens = not special
+            return list(self.library.encode(text, add_special_tokens=False).ids)
 
     def _encode(self, text: str) -> list[int]:
         ids = self._ids(text, special=False)
-        unknown = {"<unk>", getattr(self._library.model, "unk_token", None)}
+        unknown = {"<unk>", getattr(self.library.model, "unk_token", None)}
         spelled = {self._by_id[id] for id in self._by_id.keys() & set(ids)} - unknown
         if spelled:
             raise RequestError(f"this tokenizer can't take {min(spelled)} as text: leave it out")
@@ -58,7 +63,7 @@ class HuggingFace(Tokenizer):
     def _token(self, id: int) -> Token:
         if id in self._by_id:
             return Token(self._by_id[id].encode(), control=True)
-        name = self._library.id_to_token(id)
+        name = self.library.id_to_token(id)
         return NO_TOKEN if name is None else Token(self._bytes(name))
 
     def _controls(self) -> Mapping[str, int]:

@@ -67,6 +67,11 @@ class TokenBytes:
         return name.encode()
 
 
+def is_byte(name: str) -> bool:
+    """Whether a token stands for one byte, as SentencePiece spells it."""
+    return _BYTE.fullmatch(name) is not None
+
+
 def _steps(spec: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
     if spec is None:
         raise ValueError("it has no decoder")

@@ -12,28 +12,28 @@ from llama2gpu.tokenizer.base import Token, Tokenizer
 from llama2gpu.tokenizer.files import MAX_TOKENS, check_vocab, damaged
 from llama2gpu.tokenizer.merge import merge
 
-_UNK, _BOS, _EOS = 0, 1, 2
+BOS, EOS = 1, 2
 _BYTES = 3
-_PIECES = _BYTES + 256
+PIECES = _BYTES + 256
 _LONGEST = 1 << 16
 
 #: run.c starts its search for the best pair from here, so a score at or below it never merges.
-_WORST_SCORE = -1e10
+UNMERGED = -1e10
 
 
 class Llama2C(Tokenizer):
     """`tokenizer.bin`: BOS is 1, EOS is 2, byte b is b + 3; the rest are pieces with a score."""
 
     format = "llama2.c"
-    bos_id = _BOS
-    eos_ids = (_EOS,)
+    bos_id = BOS
+    eos_ids = (EOS,)
 
     def __init__(self, scores: list[float], texts: list[bytes]) -> None:
         self.vocab = len(texts)
-        self._scores, self._texts = scores, texts
+        self.scores, self.texts = scores, texts
         # Text that spells out a control or byte token stays text, so only pieces are looked up.
         self._ids: dict[bytes, int] = {}
-        for id in range(_PIECES, self.vocab):
+        for id in range(PIECES, self.vocab):
             self._ids.setdefault(texts[id], id)
 
     def _encode(self, text: str) -> list[int]:
@@ -47,20 +47,20 @@ class Llama2C(Tokenizer):
         return merge(ids, self._join)
 
     def _join(self, left: int, right: int) -> tuple[float, int] | None:
-        id = self._ids.get(self._texts[left] + self._texts[right])
-        if id is None or not self._scores[id] > _WORST_SCORE:
+        id = self._ids.get(self.texts[left] + self.texts[right])
+        if id is None or not self.scores[id] > UNMERGED:
             return None
-        return -self._scores[id], id
+        return -self.scores[id], id
 
     def _token(self, id: int) -> Token:
-        if id in (_BOS, _EOS):
-            return Token(self._texts[id].strip(), control=True)
-        if _BYTES <= id < _PIECES:
+        if id in (BOS, EOS):
+            return Token(self.texts[id].strip(), control=True)
+        if _BYTES <= id < PIECES:
             return Token(bytes([id - _BYTES]))
-        return Token(self._texts[id])
+        return Token(self.texts[id])
 
     def _controls(self) -> Mapping[str, int]:
-        return {"<s>": _BOS, "</s>": _EOS}
+        return {"<s>": BOS, "</s>": EOS}
 
 
 def read_llama2c(path: Path, data: bytes, vocab: int | None) -> Llama2C:
@@ -72,8 +72,8 @@ def read_llama2c(path: Path, data: bytes, vocab: int | None) -> Llama2C:
         texts.append(text)
         if len(texts) > MAX_TOKENS:
             raise damaged(path, f"more than {MAX_TOKENS} tokens")
-    if texts[_BYTES:_PIECES] != [b"<0x%02X>" % byte for byte in range(256)]:
-        raise damaged(path, f"tokens {_BYTES} to {_PIECES - 1} are not the 256 bytes")
+    if texts[_BYTES:PIECES] != [b"<0x%02X>" % byte for byte in range(256)]:
+        raise damaged(path, f"tokens {_BYTES} to {PIECES - 1} are not the 256 bytes")
     check_vocab(path, len(texts), vocab, padding=0)
     return Llama2C(scores, texts)
 

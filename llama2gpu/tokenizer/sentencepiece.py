@@ -8,7 +8,7 @@ from typing import Any
 from llama2gpu.tokenizer.base import Token, Tokenizer
 from llama2gpu.tokenizer.files import check_vocab, damaged, quiet
 
-_SPACE = "▁"
+SPACE = "▁"
 
 
 class SentencePiece(Tokenizer):
@@ -17,7 +17,7 @@ class SentencePiece(Tokenizer):
     format = "SentencePiece"
 
     def __init__(self, processor: Any) -> None:
-        self._processor = processor
+        self.processor = processor
         self.vocab = processor.get_piece_size()
         self.bos_id = processor.bos_id() if processor.bos_id() >= 0 else None
         self.eos_ids = (processor.eos_id(),) if processor.eos_id() >= 0 else ()
@@ -25,7 +25,7 @@ class SentencePiece(Tokenizer):
         self._tokens = [_read_token(processor, id) for id in range(self.vocab)]
 
     def _encode(self, text: str) -> list[int]:
-        return list(self._processor.encode(text))
+        return list(self.processor.encode(text))
 
     def _token(self, id: int) -> Token:
         return self._tokens[id]
@@ -43,12 +43,12 @@ def _read_token(processor: Any, id: int) -> Token:
         return Token(bytes([int(piece[3:5], 16)]))
     if processor.is_unknown(id):
         return Token(processor.decode([id]).encode())
-    return Token(piece.replace(_SPACE, " ").encode())
+    return Token(piece.replace(SPACE, " ").encode())
 
 
 def _leading(processor: Any) -> int:
     """Spaces that the model's own decoder drops at the start: none, the dummy prefix, or all."""
-    mark = processor.piece_to_id(_SPACE)
+    mark = processor.piece_to_id(SPACE)
     if processor.is_unknown(mark):
         return 1
     kept = len(processor.decode([mark, mark]))

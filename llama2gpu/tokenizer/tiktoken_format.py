@@ -14,7 +14,7 @@ from llama2gpu.tokenizer.base import Token, Tokenizer
 from llama2gpu.tokenizer.files import MAX_TOKENS, check_vocab, damaged, read_object
 from llama2gpu.tokenizer.merge import merge
 
-_WORDS = (
+WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -41,37 +41,37 @@ class Tiktoken(Tokenizer):
         from tokenizers import Regex
         from tokenizers.pre_tokenizers import Split
 
-        self._ranks = ranks
+        self.ranks = ranks
         self._texts = list(ranks)
-        self._names = {name: len(ranks) + n for n, name in enumerate(controls)}
-        self._split = Split(Regex(_WORDS), behavior="isolated")
+        self.names = {name: len(ranks) + n for n, name in enumerate(controls)}
+        self._split = Split(Regex(WORDS), behavior="isolated")
         self.vocab = len(ranks) + len(controls)
-        self.bos_id = self._names["<|begin_of_text|>"]
-        self.eos_ids = tuple(self._names[name] for name in _STOPS if name in self._names)
+        self.bos_id = self.names["<|begin_of_text|>"]
+        self.eos_ids = tuple(self.names[name] for name in _STOPS if name in self.names)
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = []
         for word, _ in self._split.pre_tokenize_str(text):
             data = word.encode()
-            rank = self._ranks.get(data)
+            rank = self.ranks.get(data)
             ids.extend([rank] if rank is not None else self._merged(data))
         return ids
 
     def _merged(self, data: bytes) -> list[int]:
-        return merge([self._ranks[data[n : n + 1]] for n in range(len(data))], self._join)
+        return merge([self.ranks[data[n : n + 1]] for n in range(len(data))], self._join)
 
     def _join(self, left: int, right: int) -> tuple[float, int] | None:
-        rank = self._ranks.get(self._texts[left] + self._texts[right])
+        rank = self.ranks.get(self._texts[left] + self._texts[right])
         return None if rank is None else (rank, rank)
 
     def _token(self, id: int) -> Token:
         if id < len(self._texts):
             return Token(self._texts[id])
-        name = next(name for name, control in self._names.items() if control == id)
+        name = next(name for name, control in self.names.items() if control == id)
         return Token(name.encode(), control=True)
 
     def _controls(self) -> Mapping[str, int]:
-        return self._names
+        return self.names
 
 
 def read_tiktoken(path: Path, data: bytes, vocab: int | None) -> Tiktoken:

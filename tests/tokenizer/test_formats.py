@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llama2gpu.errors import TokenizerError
 from llama2gpu.tokenizer import Tokenizer, load_tokenizer
 from llama2gpu.tokenizer.llama2c import Llama2C
-from llama2gpu.tokenizer.tiktoken_format import _WORDS
+from llama2gpu.tokenizer.tiktoken_format import WORDS
 from tests.tokenizer.conftest import pack_llama2c
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="▁")) | st.text(
@@ -132,7 +132,7 @@ def test_tiktoken_agrees_with_its_library(tiktoken: Path, text: str) -> None:
         ranks = load_tiktoken_bpe(str(tiktoken))
         names = dict(loaded(tiktoken)._controls())
         LIBRARY[tiktoken] = library.Encoding(
-            "test", pat_str=_WORDS, mergeable_ranks=ranks, special_tokens=names
+            "test", pat_str=WORDS, mergeable_ranks=ranks, special_tokens=names
         )
     ids = LIBRARY[tiktoken].encode(text, disallowed_special=())
     assert loaded(tiktoken).encode(text, bos=False) == ids

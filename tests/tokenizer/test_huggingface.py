@@ -165,6 +165,6 @@ def test_a_panic_on_a_text_is_an_error(
             raise failure
 
     tokenizer: Any = load_tokenizer(hf_bytes)
-    tokenizer._library = Panics()
+    tokenizer.library = Panics()
     with pytest.raises(seen):
         tokenizer.encode("a")
