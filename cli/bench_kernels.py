@@ -142,17 +142,16 @@ def works(
 
 def made(names: list[str], device: str, dtype: str) -> "KernelBench":
     """The bench of the backends; raises `BackendError` for one that can't run, or elsewhere."""
-    from llama2gpu.api import DTYPES
     from llama2gpu.errors import BackendError
     from llama2gpu.measure.kernel_bench import KernelBench
     from llama2gpu.measure.kernel_timer import timer_for
     from llama2gpu.measure.roofs import Roofing
+    from llama2gpu.weights import dtype_name
 
     found: list[tuple[Backend, str, torch.dtype]] = []
     for backend in chosen(names, device):
         kind = backend.activation_dtype(asked_type(dtype, backend.device))
-        label = next(name for name, other in DTYPES.items() if other == kind)
-        found.append((backend, label, kind))
+        found.append((backend, dtype_name(kind), kind))
     if not found:
         raise BackendError("no backend was named: give --backend auto, all, or names")
     place = found[0][0].device
@@ -177,7 +176,8 @@ def asked_type(dtype: str, device: "torch.device") -> "torch.dtype":
     """The type of that name; auto: bfloat16, or what the device takes in its place."""
     import torch
 
-    from llama2gpu.api import DTYPES, auto_dtype
+    from llama2gpu.api import auto_dtype
+    from llama2gpu.weights import DTYPES
 
     return auto_dtype(torch.bfloat16, device) if dtype == "auto" else DTYPES[dtype]
 

@@ -19,14 +19,16 @@ from llama2gpu.engine import CHUNK, Engine, Stats
 from llama2gpu.errors import RequestError
 from llama2gpu.model import Model
 from llama2gpu.open_quantizer import end_ids, open_quantizer, read_spec
+from llama2gpu.plan import Need
+from llama2gpu.plan_fit import LEAST, check_memory
 from llama2gpu.quant import QuantSpec
 from llama2gpu.quantizer import Outcome
 from llama2gpu.request import Request, Sequence, StopReason, Token
 from llama2gpu.sampling import SamplingParams
 from llama2gpu.text import TextStream
 from llama2gpu.tokenizer import Tokenizer, tokenizer_of
+from llama2gpu.weights import DTYPES, dtype_name
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PREFILL = ("parallel", "sequential")
 KV_DTYPES = {"auto": None, "int8": torch.int8}
 
@@ -145,7 +147,7 @@ class Llama:
     @property
     def dtype(self) -> str:
         """The type of the weights: fp32, fp16 or bf16."""
-        return next(name for name, dtype in DTYPES.items() if dtype == self.engine.model.dtype)
+        return dtype_name(self.engine.model.dtype)
 
     @property
     def stats(self) -> Stats:
@@ -238,6 +240,8 @@ def load(
         server = choose_backend(backend, device, ops, kind)
     words = tokenizer_of(checkpoint, tokenizer)
     _check_context(context, checkpoint)
+    need = Need(context or min(checkpoint.config.context, LEAST), kv_dtype=KV_DTYPES[kv_dtype])
+    check_memory(checkpoint, server, weight_type(checkpoint, server.device, dtype), spec, need)
     quantizer = None
     outcomes: list[Outcome] = []
     if spec is not None:
@@ -264,7 +268,7 @@ def build_model(
     quantizer: Quantizer | None = None,
 ) -> Model:
     """The checkpoint's weights, quantized if asked, placed on the backend."""
-    kind = auto_dtype(checkpoint.dtype, backend.device) if dtype == "auto" else DTYPES[dtype]
+    kind = weight_type(checkpoint, backend.device, dtype)
     with backend.current():
         weights = load_weights(
             checkpoint, kind, backend.prepare, backend.device, progress, quantizer
@@ -279,6 +283,11 @@ def weight_kind(checkpoint: Checkpoint, spec: QuantSpec | None = None) -> str:
     if not checkpoint.packs("layers.0.wq"):
         return "dense"
     return type(checkpoint.weight("layers.0.wq")).__name__.lower()
+
+
+def weight_type(checkpoint: Checkpoint, device: torch.device, dtype: str) -> torch.dtype:
+    """The type of dense matrices: one of `DTYPES`, or what "auto" is."""
+    return auto_dtype(checkpoint.dtype, device) if dtype == "auto" else DTYPES[dtype]
 
 
 def auto_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:

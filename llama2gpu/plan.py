@@ -5,10 +5,9 @@ backend itself, and the rest follows by their number.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +17,7 @@ from llama2gpu.cache import PAGE, KVCache
 from llama2gpu.checkpoints import Checkpoint
 from llama2gpu.engine import CHUNK
 from llama2gpu.quant import Dense, QuantSpec, Weight, join_rows, quantize
-from llama2gpu.weights import LAYER_OPS
+from llama2gpu.weights import LAYER_OPS, dtype_name
 
 #: Rows that are prepared: a multiple of what any kernel keeps side by side.
 ROWS = 128
@@ -88,7 +87,14 @@ class Planner:
         self.spec = None if spec is None else replace(spec, method="rtn")
         self.dtype = dtype
         self.activations = backend.activation_dtype(dtype)
+        self.proposed = False
         self._forms: dict[tuple[str, ...], Kept] = {}
+
+    def with_spec(self, spec: QuantSpec) -> "Planner":
+        """The same for weights that are quantized on load, which nobody has asked for yet."""
+        other = Planner(self.checkpoint, self.backend, self.dtype, spec)
+        other.proposed = True
+        return other
 
     def plan(self, need: Need) -> Plan:
         """What it takes to run so much."""
@@ -150,7 +156,7 @@ class Planner:
         shares = prepared is sample or not _storages(prepared).isdisjoint(_storages(sample))
         mapped = kept if shares and stored and self.backend.device.type == "cpu" else 0
         kind = type(sample).__name__.lower()
-        kind = str(self.dtype).removeprefix("torch.") if kind == "dense" else kind
+        kind = dtype_name(self.dtype) if kind == "dense" else kind
         return Kept(kind, kept, mapped, 0 if shares else round(scale * read))
 
     def _sample(self, name: str) -> Weight:
@@ -194,7 +200,7 @@ class Planner:
 def _storages(of: Any) -> set[int]:
     """Where the memory begins of all tensors within a value."""
     found: set[int] = set()
-    for part in vars(of).values():
+    for part in getattr(of, "__dict__", {}).values():
         if isinstance(part, torch.Tensor):
             found.add(part.untyped_storage().data_ptr())
         elif hasattr(part, "__dict__"):

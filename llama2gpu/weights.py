@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+#: Types of dense weights and activations, by the names that people use.
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 #: The matrices of a layer, in the order in which a token meets them, and the op that reads each.
 LAYER_OPS = {"w_qkv": "qkv", "w_o": "project_add", "w_13": "gate_up", "w_2": "project_add"}
 
@@ -38,3 +40,8 @@ class Weights:
     norm: torch.Tensor
     output: Any
     nbytes: int
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """fp32, fp16 or bf16."""
+    return next(name for name, kind in DTYPES.items() if kind == dtype)

@@ -19,7 +19,21 @@ STEP = {"batch", "cache", "model", "sampling"}
 LOOP = {"backends.base", "backends.loop", "decoding", "request"}
 ENGINE = BASE | STEP | LOOP | {"ops", "engine"}
 QUANTIZING = {"quantizer", "calibrate", "open_quantizer"}
-API = ENGINE | QUANTIZING | {"api", "text", "backends", "checkpoints", "documents", "tokenizer"}
+API = (
+    ENGINE
+    | QUANTIZING
+    | {
+        "memory",
+        "plan",
+        "plan_fit",
+        "api",
+        "text",
+        "backends",
+        "checkpoints",
+        "documents",
+        "tokenizer",
+    }
+)
 
 #: What a part may import besides itself; a part is the longest name here that begins a module's.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -55,6 +69,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "decoding": BASE | LOOP | {"ops"},
     "engine": ENGINE,
     "quantizer": BASE,
+    **dict.fromkeys(("plan", "plan_fit"), ENGINE | {"checkpoints", "memory", "plan", "quant"}),
     "calibrate": BASE | STEP | {"backends.base", "ops", "quantizer"},
     "open_quantizer": BASE
     | {"backends.base", "calibrate", "checkpoints", "documents", "quantizer", "tokenizer"},

@@ -22,13 +22,13 @@ from llama2gpu.measure.model_result import Case, ModelResult, Round
 from llama2gpu.measure.profile import profiling
 from llama2gpu.measure.subject import (
     Subject,
-    dtype_name,
     matrix_parameters,
     watching,
     weight_memory,
 )
 from llama2gpu.request import Request
 from llama2gpu.sampling import SamplingParams
+from llama2gpu.weights import dtype_name
 
 #: Another engine: its name, and its rates of prefill and decode, measured when called.
 Peer = tuple[str, Callable[[], tuple[float, float]]]

@@ -16,8 +16,9 @@ from llama2gpu.errors import RequestError
 from llama2gpu.measure.decode import Clock, machine
 from llama2gpu.measure.limits import synchronize
 from llama2gpu.measure.results import spread
-from llama2gpu.measure.subject import Subject, dtype_name, watching, weight_memory
+from llama2gpu.measure.subject import Subject, watching, weight_memory
 from llama2gpu.model import Model
+from llama2gpu.weights import dtype_name
 
 _WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
 _BLOCK = 8 << 20

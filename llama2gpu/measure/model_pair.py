@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from llama2gpu.api import DEFAULT_MODEL, DTYPES, auto_dtype
+from llama2gpu.api import DEFAULT_MODEL, weight_type
 from llama2gpu.backends import choose_backend
 from llama2gpu.backends.base import Backend, Prepared
 from llama2gpu.checkpoints import Checkpoint, open_checkpoint
@@ -17,7 +17,7 @@ from llama2gpu.open_quantizer import open_quantizer, read_spec
 from llama2gpu.quant import QuantSpec, Weight
 from llama2gpu.quantizer import Outcome, left_dense
 from llama2gpu.tokenizer import Tokenizer, tokenizer_of
-from llama2gpu.weights import LayerWeights, Weights
+from llama2gpu.weights import LayerWeights, Weights, dtype_name
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def load_pair(
         quantizer = open_quantizer(checkpoint, spec, second, words, calibration, outcomes.append)
     places = [server.device for server in (first, second) if server.device.type != "cpu"]
     place = places[0] if places else second.device
-    kind = auto_dtype(checkpoint.dtype, place) if dtype == "auto" else DTYPES[dtype]
+    kind = weight_type(checkpoint, place, dtype)
     both = _Both(first, second)
     weights = load_weights(checkpoint, kind, both.prepare, second.device, progress, quantizer)
     kinds = dict.fromkeys(outcome.kind for outcome in outcomes if outcome.quantized)
@@ -79,7 +79,7 @@ def load_pair(
         words,
         built(0, first),
         built(1, second),
-        dtype=next(name for name, one in DTYPES.items() if one == kind),
+        dtype=dtype_name(kind),
         quant=checkpoint.quantization or " and ".join(kinds) or None,
         left_dense=left_dense(outcomes),
     )

@@ -19,7 +19,7 @@ from llama2gpu.measure.kernel_timer import Call, Timer
 from llama2gpu.measure.kernel_work import Work, works
 from llama2gpu.measure.peer_ways import WAYS, Maker, Way
 from llama2gpu.measure.peers import Compared, PeerRow, present, ratio, reason, turns
-from llama2gpu.measure.subject import dtype_name
+from llama2gpu.weights import dtype_name
 
 Told = Callable[[str], None]
 

@@ -15,7 +15,7 @@ from llama2gpu.measure.decode import Clock, answer, machine, prompts, randomize
 from llama2gpu.measure.llama_cpp import LlamaBench, llama_bench
 from llama2gpu.measure.model_result import Case
 from llama2gpu.measure.peers import Compared, PeerRow, present, ratio, reason, turns
-from llama2gpu.measure.subject import Subject, dtype_name
+from llama2gpu.measure.subject import Subject
 from llama2gpu.measure.transformers_llama import (
     Compile,
     Greedy,
@@ -25,6 +25,7 @@ from llama2gpu.measure.transformers_llama import (
 )
 from llama2gpu.request import Request, Token
 from llama2gpu.sampling import SamplingParams
+from llama2gpu.weights import dtype_name
 
 #: Tokens after a prompt whose log-probabilities are compared, and how many likeliest of each.
 CHECKED, TOP = 8, 20

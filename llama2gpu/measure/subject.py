@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from llama2gpu.api import DTYPES, auto_dtype, build_model, load
+from llama2gpu.api import auto_dtype, build_model, load
 from llama2gpu.backends import choose_backend
 from llama2gpu.checkpoints import RandomCheckpoint, open_checkpoint
 from llama2gpu.config import Config
@@ -15,6 +15,7 @@ from llama2gpu.measure.memory import AnonymousPeak, tells_memory
 from llama2gpu.measure.shapes import SHAPES
 from llama2gpu.model import Model
 from llama2gpu.quant.spec import parse_spec
+from llama2gpu.weights import DTYPES, dtype_name
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,6 @@ class Subject:
         checkpoint = self.random(server.device)
         context = max(context, checkpoint.config.context)
         return build_model(checkpoint, server, dtype_name(checkpoint.dtype), context)
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """fp32, fp16 or bf16."""
-    return next(name for name, kind in DTYPES.items() if kind == dtype)
 
 
 def weight_memory(model: Model) -> int:
