@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -35,6 +35,12 @@ class Tally:
     def error(self) -> float:
         """The relative error of the rounded ones together, in Frobenius norm; 0 where none was."""
         return math.sqrt(self._lost / max(self._total, sys.float_info.min))
+
+    def note_matrices(self, names: Sequence[str], what: str) -> None:
+        """Tells what became of these, where there are any."""
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            self.notes.append(f"{what}: {names[0]}{more}")
 
     def add(self, lost: float, total: float) -> None:
         """One tensor: the sums of squares of its errors and of its values."""
