@@ -29,11 +29,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights": {"quant"},
     "ops": BASE,
     "files": set(),
+    "memory": set(),
     "vocabulary": set(),
     "documents": {"errors"},
     "tokenizer": {"errors", "files", "vocabulary"},
     "text": {"errors"},
-    "checkpoints": BASE | {"files", "vocabulary"},
+    "checkpoints": BASE | {"files", "memory", "vocabulary"},
     **dict.fromkeys(
         ("checkpoints.huggingface_fields", "checkpoints.huggingface_write", "checkpoints.save"),
         BASE | {"checkpoints", "files", "tokenizer", "vocabulary"},
@@ -60,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": API,
     **dict.fromkeys(("measure", "server"), API),
     "measure.results": {"errors", "files"},
+    "measure.choose": API | {"files", "measure"},
     **dict.fromkeys(
         (
             "measure.binary",

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 
 from llama2gpu.checkpoints.base import LAYER_MATRICES, Checkpoint
+from llama2gpu.memory import give_back
 from llama2gpu.quant import Dense, Weight, join_rows
 from llama2gpu.weights import LAYER_OPS, LayerWeights, Weights
 
@@ -157,6 +158,7 @@ class _Loader:
             norm, head = quantizer.output(norm, head, config.tied)
         output = self._place(head, "logits", counted=True)
         embed = self._place(head, "embed") if embed is None else embed
+        give_back()
         return Weights(embed, layers, norm, output, self.nbytes)
 
     def _layer(self, n: int) -> LayerWeights:
@@ -167,6 +169,7 @@ class _Loader:
             name: self._place(getattr(layer, name), op, counted=True)
             for name, op in LAYER_OPS.items()
         }
+        give_back()  # what was taken apart would leave holes between what is kept
         return LayerWeights(attention_norm=layer.attention_norm, ffn_norm=layer.ffn_norm, **placed)
 
     def _place(self, weight: Weight, op: str, *, counted: bool = False) -> Any:
