@@ -13,10 +13,9 @@ import torch
 
 from llama2gpu.backends import auto_order, choose_backend
 from llama2gpu.backends.base import Backend
-from llama2gpu.backends.chosen import KINDS
 from llama2gpu.checkpoints import SHIPPED, Checkpoint, open_checkpoint
 from llama2gpu.checkpoints.weights import Progress, Quantizer, load_weights
-from llama2gpu.engine import Engine, Stats
+from llama2gpu.engine import CHUNK, Engine, Stats
 from llama2gpu.errors import RequestError
 from llama2gpu.model import Model
 from llama2gpu.open_quantizer import end_ids, open_quantizer, read_spec
@@ -246,7 +245,7 @@ def load(
     net = build_model(checkpoint, server, dtype, context, progress, quantizer)
     engine = Engine(
         net,
-        chunk=1 if prefill == "sequential" else 512,
+        chunk=1 if prefill == "sequential" else CHUNK,
         recompute=not kv_cache,
         kv_dtype=KV_DTYPES[kv_dtype],
     )
@@ -277,10 +276,9 @@ def weight_kind(checkpoint: Checkpoint, spec: QuantSpec | None = None) -> str:
     """What most matrices will be: "dense", "int8" or "int4"."""
     if spec is not None:
         return spec.kind
-    if checkpoint.quantization is None:
+    if not checkpoint.packs("layers.0.wq"):
         return "dense"
-    stored = next(t.dtype for t in checkpoint.tensors() if t.name == "layers.0.wq")
-    return stored if stored in KINDS else "dense"
+    return type(checkpoint.weight("layers.0.wq")).__name__.lower()
 
 
 def auto_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:

@@ -26,6 +26,8 @@ from llama2gpu.ops.sample import Drawn, SampleParams, log_probability
 from llama2gpu.request import Request, Sequence, StopReason, Token
 from llama2gpu.sampling import stack
 
+#: Prompt tokens of a step at most, where nothing else is asked for.
+CHUNK = 512
 #: Pages are reserved for so many tokens at a time where a request sets no bound.
 RESERVE = 1024
 
@@ -54,7 +56,7 @@ class Engine:
         self,
         model: Model,
         *,
-        chunk: int = 512,
+        chunk: int = CHUNK,
         recompute: bool = False,
         max_sequences: int = 256,
         page: int = PAGE,
