@@ -16,6 +16,7 @@ PACKAGES = (
     "sentencepiece",
     "tokenizers",
     "safetensors",
+    "gguf",
     "huggingface_hub",
     "click",
     "rich",

@@ -206,6 +206,15 @@ def test_command_line_imports_light() -> None:
     assert not HEAVY & set(done.stdout.split())
 
 
+def test_gguf_is_imported_for_its_files_alone() -> None:
+    code = "import sys, llama2gpu; llama2gpu.load('stories', device='cpu'); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "llama2gpu.checkpoints.gguf" in done.stdout.split()
+    assert "gguf" not in done.stdout.split()
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_file_is_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < 350

@@ -176,6 +176,7 @@ def _tensors(
     checkpoint: Checkpoint, dtype: torch.dtype, dense: bool, tally: Tally
 ) -> Iterator[tuple[str, Weight | torch.Tensor]]:
     """All tensors by canonical name: quantized where GPTQ's layout and its readers can have it."""
+    lost: list[str] = []
     for name, shape in tensor_shapes(checkpoint.config):
         weight = Dense(checkpoint.read(name)) if len(shape) == 1 else checkpoint.weight(name)
         if not isinstance(weight, Dense):
@@ -183,7 +184,9 @@ def _tensors(
                 tally.add(0.0, 0.0)
                 yield name, weight
                 continue
+            lost += [] if dense else [name]
             weight = Dense(weight.dequantize(torch.float32))
-        kept, lost = narrowed(name, weight.data, dtype)
-        tally.add(lost, squares(weight.data) if lost else 0.0)
+        kept, error = narrowed(name, weight.data, dtype)
+        tally.add(error, squares(weight.data) if error else 0.0)
         yield name, kept
+    tally.note_matrices(lost, "made dense, as GPTQ's layout or its readers can't have them")

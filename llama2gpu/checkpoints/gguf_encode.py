@@ -8,7 +8,7 @@ import math
 import numpy as np
 import torch
 
-from llama2gpu.checkpoints.tally import as_int8, narrowed, refuse_halves, squares
+from llama2gpu.checkpoints.tally import as_int8, narrowed, refuse_range, squares
 from llama2gpu.quant import Dense, Int8, Weight
 from llama2gpu.quant.pack import unpack_int4
 
@@ -19,8 +19,9 @@ _DTYPES = {form: dtype for dtype, form in FLOATS.items()}
 
 
 def own_form(weight: Weight) -> str | None:
-    """The form that keeps a quantized matrix' integers; None for a dense one, and for groups or an
-    order of columns that blocks can't have.
+    """The form that keeps the integers of a quantized matrix.
+
+    None for a dense one, and for groups or an order of columns that blocks can't have.
     """
     if isinstance(weight, Dense) or weight.group % BLOCK:
         return None
@@ -58,7 +59,7 @@ def encode(name: str, weight: Weight, form: str) -> tuple[np.ndarray, float, flo
         data = _kept(weight) if own_form(weight) == form else quantize(values.numpy(), kind)
         lost = squares(torch.from_numpy(dequantize(data, kind)) - values)
     if not math.isfinite(lost):
-        refuse_halves(name, values)
+        refuse_range(name, values, "float16 scales", "give --quant none")
     return data, lost, squares(values)
 
 

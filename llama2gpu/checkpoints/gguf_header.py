@@ -58,7 +58,8 @@ class Array:
         """The numbers; `ValueError` where these are texts."""
         if self.kind == "s":
             raise ValueError("texts, not numbers")
-        return [*map(float, np.frombuffer(self.data, np.dtype(self.kind).newbyteorder("<")))]
+        numbers = np.frombuffer(self.data, np.dtype(self.kind).newbyteorder("<"))
+        return [*map(float, numbers.tolist())]
 
 
 Value = bool | int | float | str | Array

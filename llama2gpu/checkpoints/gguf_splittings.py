@@ -6,9 +6,9 @@ from dataclasses import dataclass
 _GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_LLAMA_3 = rf"{_SUFFIX}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_REST}"
-_QWEN_2 = rf"{_SUFFIX}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_REST}"
 _HEAD = r"[^\r\n\p{L}\p{N}]?"
+_LLAMA_3 = rf"{_SUFFIX}|{_HEAD}\p{{L}}+|\p{{N}}{{1,3}}|{_REST}"
+_QWEN_2 = rf"{_SUFFIX}|{_HEAD}\p{{L}}+|\p{{N}}|{_REST}"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _CASED_REST = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _ASCII_MARK = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
@@ -59,12 +59,26 @@ SPLITTINGS = (
     Splitting(("gpt-4o", "llama4", "kanana2"), (_cased(f"{_SUFFIX}?", r"\p{N}{1,3}"),)),
     Splitting(("dbrx", "smaug-bpe"), (_LLAMA_3,)),
     Splitting(("glm4", "glm5"), (_LLAMA_3,), whole_words=True),
-    Splitting(("gpt-2", "mpt", "olmo", "jais", "trillion", "mellum", "exaone4"), (_GPT_2,)),
+    Splitting(
+        (
+            *("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "mellum", "exaone4"),
+            *("gigachat", "a.x-4.0", "granite-docling"),
+        ),
+        (_GPT_2,),
+    ),
     Splitting(
         ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"),
         (r"\p{N}", _GPT_2),
     ),
     Splitting(("qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan"), (_QWEN_2,)),
+    Splitting(
+        ("seed-coder",),
+        (
+            rf"{_SUFFIX}|{_HEAD}\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+"
+            r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ),
+    ),
+    Splitting(("minicpm5",), (r"\p{N}{1,3}", _LLAMA_3), whole_words=True),
     Splitting(("poro-chat", "bloom", "gpt3-finnish"), (" ?[^(\\s|.,!?…。，、।۔،)]+",)),
     Splitting(("viking",), (" ?[^(\\s|.,!?…。，、।۔،)]+", r"\p{N}")),
     Splitting(

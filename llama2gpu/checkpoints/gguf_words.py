@@ -1,6 +1,6 @@
 """The tokenizer within a GGUF file: its vocabulary, and which tokens start and end a text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from llama2gpu.checkpoints.fields import Fields
 from llama2gpu.checkpoints.gguf_config import fields_of
@@ -80,7 +80,7 @@ def _merged(
 
 def bos_id(header: Header, count: int) -> int | None:
     """The token of `count` that starts a text, where the file tells."""
-    return next(iter(_ids(header, count, Words.BOS)), None)
+    return next(iter(_ids(header, count, {Words.BOS: 1})), None)
 
 
 def stop_ids(header: Header, count: int) -> tuple[int, ...]:
@@ -88,19 +88,25 @@ def stop_ids(header: Header, count: int) -> tuple[int, ...]:
 
     Raises `CheckpointError` for a token beyond `count`, and for lists that are damaged.
     """
-    named = _ids(header, count, Words.EOS, Words.EOT, Words.EOM)
+    named = _ids(header, count, {Words.EOS: 2, Words.EOT: _NO_ID, Words.EOM: _NO_ID})
     if Words.TOKENS in header.values:
-        pieces = _pieces(header)[:count]
+        pieces = _pieces(header)
         types = _numbers(header, Words.TYPES, len(pieces), PieceType.NORMAL)
-        special = {p: n for n, p in enumerate(pieces) if types[n] in _SPECIAL}
+        special = {p: n for n, p in enumerate(pieces[:count]) if types[n] in _SPECIAL}
         named += [special[name] for name in _ENDS if name in special]
     return tuple(dict.fromkeys(named))
 
 
-def _ids(header: Header, count: int, *keys: str) -> list[int]:
+def _ids(header: Header, count: int, keys: Mapping[str, int]) -> list[int]:
+    """The tokens under the keys, or SentencePiece's usual ones, which stand beside."""
     fields = fields_of(header)
+    scored = fields.get(Words.MODEL) == SCORED
+    ids = {
+        key: fields.integer(key, usual if scored and usual < count else _NO_ID)
+        for key, usual in keys.items()
+    }
     # all bits set is how some writers say that there is none
-    ids = {key: id for key in keys if (id := fields.integer(key, _NO_ID)) not in (-1, _NO_ID)}
+    ids = {key: id for key, id in ids.items() if id not in (-1, _NO_ID)}
     for key, id in ids.items():
         if not 0 <= id < count:
             raise CheckpointError(

@@ -21,7 +21,7 @@ from llama2gpu.checkpoints.tally import Tally, parts
 from llama2gpu.checkpoints.weights import Progress
 from llama2gpu.config import Config
 from llama2gpu.ops.rope import frequency_divisors
-from llama2gpu.quant import Weight
+from llama2gpu.quant import Int4, Int8, Weight
 
 _ALIGNMENT = 32
 _QUANTIZATION_VERSION = 2
@@ -54,7 +54,7 @@ def write_gguf(
     and where the disk is full, `CheckpointError` where a tensor can't be read.
     """
     extra = _extra_tensors(checkpoint.config)
-    plan = dict(_plan(checkpoint, forms))
+    plan = dict(_plan(checkpoint, forms, tally))
     done, total = 0, sum(nbytes(shape, form) for shape, form in plan.values())
     fields = _fields(checkpoint, plan, words)
     with writing(path):
@@ -82,16 +82,26 @@ def _extra_tensors(config: Config) -> dict[str, torch.Tensor]:
 
 
 def _plan(
-    checkpoint: Checkpoint, forms: Forms
+    checkpoint: Checkpoint, forms: Forms, tally: Tally
 ) -> Iterator[tuple[str, tuple[tuple[int, ...], str]]]:
-    """Shape and form of each tensor, by canonical name."""
+    """Shape and form of each tensor, by canonical name; notes tell what stays or becomes dense."""
     head = "embed" if checkpoint.config.tied else "output"
+    odd: list[str] = []
+    lost: list[str] = []
     for name, shape in tensor_shapes(checkpoint.config):
         if len(shape) == 1:
             yield name, (shape, "F32")
             continue
-        own = None if checkpoint.quantization is None else own_form(checkpoint.weight(name))
-        yield name, (shape, _form(forms, shape[1], own, head=name == head))
+        weight = None if checkpoint.quantization is None else checkpoint.weight(name)
+        own = None if weight is None else own_form(weight)
+        form = _form(forms, shape[1], own, head=name == head)
+        yield name, (shape, form)
+        if form in FLOATS.values() and forms.quant is not None:
+            odd.append(name)
+        elif form in FLOATS.values() and not forms.dense and isinstance(weight, Int4 | Int8):
+            lost.append(name)
+    tally.note_matrices(odd, f"dense, as {BLOCK} does not divide the columns")
+    tally.note_matrices(lost, "made dense, as GGUF has no such groups or order of columns")
 
 
 def _form(forms: Forms, columns: int, own: str | None, *, head: bool) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -36,6 +36,12 @@ class Tally:
         """The relative error of the rounded ones together, in Frobenius norm; 0 where none was."""
         return math.sqrt(self._lost / max(self._total, sys.float_info.min))
 
+    def note_matrices(self, names: Sequence[str], what: str) -> None:
+        """Tells what became of these, where there are any."""
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            self.notes.append(f"{what}: {names[0]}{more}")
+
     def add(self, lost: float, total: float) -> None:
         """One tensor: the sums of squares of its errors and of its values."""
         self.exact += lost == 0
@@ -47,7 +53,7 @@ class Tally:
 def narrowed(name: str, values: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, float]:
     """A tensor in another floating type, and the sum of the squares of its errors.
 
-    Raises `RequestError`, in its `name`, for weights beyond float16.
+    Raises `RequestError`, in its `name`, for weights beyond that type.
     """
     kept = values.to(dtype)
     if torch.promote_types(values.dtype, dtype) == dtype:
@@ -55,19 +61,17 @@ def narrowed(name: str, values: torch.Tensor, dtype: torch.dtype) -> tuple[torch
     wide = values.float()
     lost = squares(kept.float() - wide)
     if not math.isfinite(lost):
-        refuse_halves(name, wide)
+        refuse_range(name, wide, "the type", "give --dtype fp32")
     return kept, lost
 
 
-def refuse_halves(name: str, values: torch.Tensor) -> NoReturn:
-    """Raises what float16 can't hold of a tensor: numbers that are none, or too large ones."""
+def refuse_range(name: str, values: torch.Tensor, what: str, remedy: str) -> NoReturn:
+    """Raises what can't be held of a tensor: numbers that are none, or too large ones."""
     try:
         checked_peak(values)
     except RequestError as problem:
         raise RequestError(f"{name}: {problem}") from problem
-    raise RequestError(
-        f"{name} has weights or scales beyond float16's 65504: give --dtype fp32 or bf16"
-    )
+    raise RequestError(f"{name} has weights beyond what {what} can hold: {remedy}")
 
 
 def squares(values: torch.Tensor) -> float:

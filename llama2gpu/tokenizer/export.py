@@ -10,7 +10,7 @@ from llama2gpu.tokenizer.huggingface import HuggingFace
 from llama2gpu.tokenizer.huggingface_decoder import byte_letters
 from llama2gpu.tokenizer.llama2c import Llama2C
 from llama2gpu.tokenizer.sentencepiece import SPACE, SentencePiece
-from llama2gpu.tokenizer.sentencepiece_spec import read_spec
+from llama2gpu.tokenizer.sentencepiece_model import read_spec
 from llama2gpu.tokenizer.tiktoken_format import WORDS, Tiktoken
 from llama2gpu.vocabulary import MergedVocabulary, PieceType, ScoredVocabulary
 
@@ -31,7 +31,10 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 
 def _of_sentencepiece(tokenizer: SentencePiece) -> ScoredVocabulary:
     processor = tokenizer.processor
-    spec = read_spec(processor.serialized_model_proto())
+    try:
+        spec = read_spec(processor.serialized_model_proto())
+    except ValueError as error:
+        refuse(f"its file holds {error}")
     if not spec.merges:
         refuse("it is a unigram model, not BPE")
     if spec.replaces_characters or not spec.escapes_spaces:

@@ -1,19 +1,28 @@
-"""Writing SentencePiece's tokenizer.model from a vocabulary.
+"""SentencePiece's tokenizer.model: written from a vocabulary, and read for what says how it splits.
 
-A protobuf of few fields, so no library is needed: numbers and types of fields are those of
+A protobuf of few fields, so no library is needed: their numbers are those of
 https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
 """
 
-import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 from llama2gpu.errors import TokenizerError
 from llama2gpu.tokenizer.files import damaged
+from llama2gpu.tokenizer.protobuf import fields, integer, message, real, text
 from llama2gpu.vocabulary import PieceType, ScoredVocabulary
 
-_VARINT, _BYTES, _FLOAT = 0, 2, 5
-_BPE = 2
 _SPACE = "▁"
+_PIECE, _TRAINER, _NORMALIZER = 1, 2, 3
+# of a piece
+_TEXT, _SCORE, _TYPE = 1, 2, 3
+# of the trainer
+_MODEL_TYPE, _SIZE, _BYTE_FALLBACK = 3, 4, 35
+_UNKNOWN, _BOS, _EOS, _PADDING = 40, 41, 42, 43
+_UNKNOWN_TEXT, _BOS_TEXT, _EOS_TEXT = 45, 46, 47
+_UNIGRAM, _BPE = 1, 2
+# of the normalizer
+_NAME, _CHARACTER_MAP, _SPACE_PREFIX, _TRIMS_SPACES, _ESCAPES_SPACES = 1, 2, 3, 4, 5
 
 
 def model_bytes(vocabulary: ScoredVocabulary, path: Path) -> bytes:
@@ -28,18 +37,25 @@ def model_bytes(vocabulary: ScoredVocabulary, path: Path) -> bytes:
     ]
     rows = zip(pieces, vocabulary.scores, types, strict=True)
     body = b"".join(
-        _message(1, _text(1, piece) + _field(2, _FLOAT) + struct.pack("<f", score) + _int(3, kind))
+        message(_PIECE, text(_TEXT, piece) + real(_SCORE, score) + integer(_TYPE, kind))
         for piece, score, kind in rows
     )
     bos, eos = vocabulary.bos_id, next(iter(vocabulary.eos_ids), None)
     unknown = types.index(PieceType.UNKNOWN)
-    trainer = _int(3, _BPE) + _int(4, len(pieces)) + _int(35, int(PieceType.BYTE in types))
-    for number, name, id in ((40, 45, unknown), (41, 46, bos), (42, 47, eos)):
-        trainer += _int(number, -1 if id is None else id)
-        trainer += b"" if id is None else _text(name, pieces[id])
-    normalizer = _text(1, "identity") + _int(3, int(vocabulary.space_prefix))
-    normalizer += _int(4, int(vocabulary.trims_spaces)) + _int(5, 1)
-    return body + _message(2, trainer + _int(43, -1)) + _message(3, normalizer)
+    trainer = integer(_MODEL_TYPE, _BPE) + integer(_SIZE, len(pieces))
+    trainer += integer(_BYTE_FALLBACK, int(PieceType.BYTE in types))
+    for number, name, id in (
+        (_UNKNOWN, _UNKNOWN_TEXT, unknown),
+        (_BOS, _BOS_TEXT, bos),
+        (_EOS, _EOS_TEXT, eos),
+    ):
+        trainer += integer(number, -1 if id is None else id)
+        trainer += b"" if id is None else text(name, pieces[id])
+    normalizer = text(_NAME, "identity") + integer(_SPACE_PREFIX, int(vocabulary.space_prefix))
+    normalizer += integer(_TRIMS_SPACES, int(vocabulary.trims_spaces))
+    normalizer += integer(_ESCAPES_SPACES, 1)
+    trainer += integer(_PADDING, -1)
+    return body + message(_TRAINER, trainer) + message(_NORMALIZER, normalizer)
 
 
 def _types(vocabulary: ScoredVocabulary, path: Path) -> list[int]:
@@ -65,26 +81,39 @@ def _types(vocabulary: ScoredVocabulary, path: Path) -> list[int]:
     return types
 
 
-def _varint(value: int) -> bytes:
-    value &= (1 << 64) - 1  # negative ones as 64 bits
-    data = bytearray()
-    while value > 0x7F:
-        data.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*data, value])
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model says that the library's processor does not tell.
+
+    types: `PieceType` of each piece. merges: whether it is BPE. replaces_characters: whether it
+    normalizes a text by a table; the others as in `ScoredVocabulary`.
+    """
+
+    types: list[int]
+    merges: bool
+    replaces_characters: bool
+    space_prefix: bool
+    trims_spaces: bool
+    escapes_spaces: bool
 
 
-def _field(number: int, kind: int) -> bytes:
-    return _varint(number << 3 | kind)
-
-
-def _int(number: int, value: int) -> bytes:
-    return _field(number, _VARINT) + _varint(value)
-
-
-def _message(number: int, body: bytes) -> bytes:
-    return _field(number, _BYTES) + _varint(len(body)) + body
-
-
-def _text(number: int, text: str) -> bytes:
-    return _message(number, text.encode())
+def read_spec(data: bytes) -> ModelSpec:
+    """The fields of a file's bytes. Raises `ValueError` for what is no such protobuf."""
+    types: list[int] = []
+    trainer: dict[int, int | bytes] = {}
+    normalizer: dict[int, int | bytes] = {}
+    for number, value in fields(data):
+        if isinstance(value, int) or number not in (_PIECE, _TRAINER, _NORMALIZER):
+            continue
+        if number == _PIECE:
+            types.append(int(dict(fields(value)).get(_TYPE, PieceType.NORMAL)))
+        else:
+            (trainer if number == _TRAINER else normalizer).update(fields(value))
+    return ModelSpec(
+        types,
+        merges=trainer.get(_MODEL_TYPE, _UNIGRAM) == _BPE,
+        replaces_characters=bool(normalizer.get(_CHARACTER_MAP)),
+        space_prefix=bool(normalizer.get(_SPACE_PREFIX, True)),
+        trims_spaces=bool(normalizer.get(_TRIMS_SPACES, True)),
+        escapes_spaces=bool(normalizer.get(_ESCAPES_SPACES, True)),
+    )

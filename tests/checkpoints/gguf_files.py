@@ -82,6 +82,7 @@ def write_gguf(
     }
     keys = sizes_of(config) | {key.replace("__", "."): value for key, value in fields.items()}
     writer = gguf.GGUFWriter(path, arch)
+    writer.data_alignment = keys.get("general.alignment", writer.data_alignment)
     for key, value in keys.items():
         _add(writer, key, value)
     for name, (data, its_kind) in (named | dict(blocks or {})).items():

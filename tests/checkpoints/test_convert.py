@@ -12,6 +12,7 @@ import torch
 
 from llama2gpu.checkpoints import RandomCheckpoint, open_checkpoint, tensor_shapes
 from llama2gpu.checkpoints.convert import FORMATS, LLAMA2C
+from llama2gpu.checkpoints.gguf_encode import BLOCKS
 from llama2gpu.checkpoints.gguf_names import ROPE_FREQS, Model, Words
 from llama2gpu.cli import convert as command_line
 from llama2gpu.config import Config, RopeScaling
@@ -36,6 +37,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 def test_formats_are_those_of_the_command_line() -> None:
     assert command_line.FORMATS == FORMATS
+    assert tuple(command_line.QUANTS.values()) == BLOCKS
 
 
 @pytest.mark.parametrize("config", [CONFIG, TIED, ODD], ids=["untied", "tied", "odd"])

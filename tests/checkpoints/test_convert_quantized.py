@@ -106,6 +106,9 @@ def test_what_blocks_can_not_have(tmp_path: Path) -> None:
     kinds = {info.name: info.dtype for info in found.tensors()}
     assert kinds["layers.0.wq"] == "Q4_1"
     assert kinds["layers.0.wv"] == "float16"
+    assert tally.notes == [
+        "made dense, as GGUF has no such groups or order of columns: layers.0.wv"
+    ]
     assert tally.rounded == 2
     for name, weight in changed.items():
         error = found.read(name).float() - weight.dequantize(torch.float32)
@@ -138,6 +141,9 @@ def test_quantized_gguf(quant: str, config: Config, tmp_path: Path) -> None:
         assert np.array_equal(found.read(name).float().numpy(), wanted), name
     assert tally.rounded == rounded
     assert (tally.error > 0) == (rounded > 0)
+    dense = 7 * config.layers + 2 - config.tied - rounded
+    told = f"dense, as 32 does not divide the columns: embed and {dense - 1} more"
+    assert tally.notes == ([told] if dense else [])
     # quantized once more in the same way, nothing changes
     again, tally = written(found, tmp_path / "again.gguf", "gguf", quant=quant)
     assert_same(again, found)
@@ -161,7 +167,10 @@ def test_types(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["hf", "gguf"])
-@pytest.mark.parametrize(("wrong", "message"), [(1e6, "beyond float16"), (torch.nan, "NaN")])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [(1e6, "beyond what the type can hold: give --dtype fp32"), (torch.nan, "NaN")],
+)
 def test_weights_beyond_float16(form: str, wrong: float, message: str, tmp_path: Path) -> None:
     tensors = random_tensors(CONFIG)
     tensors["layers.1.w2"][3, 4] = wrong
@@ -184,6 +193,7 @@ def test_gptq_and_back(tmp_path: Path) -> None:
         assert tally.rounded == 0
         assert isinstance(folder.weight("layers.0.wq"), kind)
         assert isinstance(folder.weight("embed"), Dense)  # other engines read no other
+        assert [note.rpartition(": ")[2] for note in tally.notes] == ["embed"]
         assert_same(folder, first)
         again, _ = written(folder, tmp_path / f"{quant}-again.gguf", "gguf", quant=quant)
         assert_same(again, first)

@@ -138,6 +138,24 @@ def test_infinite_scales(tmp_path: Path) -> None:
         checkpoint.weight("layers.0.wq")
 
 
+def test_version_2_and_another_alignment(tmp_path: Path) -> None:
+    """The layout is that of version 3; tensors start at multiples of what the file says."""
+    tensors = random_tensors(CONFIG)
+    for alignment in (8, 32, 4096):
+        path = write_gguf(
+            tmp_path / "m.gguf", CONFIG, tensors, Kind.F16, general__alignment=alignment
+        )
+        data = bytearray(path.read_bytes())
+        assert data[4:8] == b"\3\0\0\0"
+        data[4] = 2
+        path.write_bytes(data)
+        checkpoint = open_checkpoint(path)
+        assert checkpoint.format == "GGUF v2"
+        for name, tensor in tensors.items():
+            wanted = tensor.half() if tensor.dim() == 2 else tensor
+            assert torch.equal(checkpoint.read(name), wanted)
+
+
 def write_parts(folder: Path, count: int = 3) -> list[Path]:
     """A model in parts: all keys in the first, tensors over all of them."""
     tensors = list(random_tensors(CONFIG).items())

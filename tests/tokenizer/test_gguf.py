@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from llama2gpu.errors import TokenizerError
-from llama2gpu.tokenizer import tokenizer_of
+from llama2gpu.tokenizer import load_tokenizer, tokenizer_of
+from llama2gpu.training.words import given_words
 from tests.checkpoints.gguf_files import spm_fields
 from tests.tokenizer.test_embedded import gguf_of, merged_fields
 
@@ -55,3 +56,26 @@ def test_empty_tokens_have_a_name(tmp_path: Path, spm: Path) -> None:
     fields["tokenizer__ggml__tokens"][-1] = ""
     tokenizer = tokenizer_of(gguf_of(tmp_path / "m.gguf", 400, **fields))
     assert tokenizer.piece(399) == "[EMPTY_399]"
+
+
+def test_the_usual_ends_where_no_key_tells(tmp_path: Path, spm: Path) -> None:
+    absent = dict.fromkeys(("tokenizer__ggml__bos_token_id", "tokenizer__ggml__eos_token_id"))
+    checkpoint = gguf_of(tmp_path / "m.gguf", 400, **(spm_fields(spm) | absent))
+    assert (checkpoint.bos_id, checkpoint.stop_ids) == (1, (2,))
+    assert tokenizer_of(checkpoint).encode("a")[0] == 1
+
+
+def test_more_tokens_than_rows(tmp_path: Path, spm: Path) -> None:
+    checkpoint = gguf_of(tmp_path / "m.gguf", 399, **spm_fields(spm))
+    with pytest.raises(TokenizerError, match="has 400 tokens, but the checkpoint has 399 embedd"):
+        tokenizer_of(checkpoint)
+
+
+def test_a_training_goes_on_with_it(tmp_path: Path, spm: Path) -> None:
+    checkpoint = gguf_of(tmp_path / "m.gguf", 400, **spm_fields(spm))
+    words = given_words(None, checkpoint)
+    assert words.name == "tokenizer.model"
+    (tmp_path / words.name).write_bytes(words.data)
+    beside = load_tokenizer(tmp_path / words.name)
+    assert beside.encode("once upon  a time") == words.tokenizer.encode("once upon  a time")
+    assert (beside.bos_id, beside.eos_ids) == (1, (2,))
