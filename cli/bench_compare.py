@@ -32,9 +32,9 @@ def command(
 ) -> None:
     """Compare two runs; exit with status 1 where one became slower.
 
-    OLD and NEW are files that `bench decode`, `prefill` or `load` wrote with --output. Slower means
-    by more than the threshold, and by more than the noise: the standard deviations of both runs,
-    joined. The status is 2 where the files can't be compared.
+    OLD and NEW are files that `bench decode`, `prefill`, `load` or `kernels` wrote with --output.
+    Slower means by more than the threshold, and by more than the noise: the standard deviations of
+    both runs, joined. The status is 2 where the files can't be compared.
     """
     from llama2gpu.cli.main import NAME, one_line
     from llama2gpu.errors import ResultsError

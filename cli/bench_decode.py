@@ -1,6 +1,5 @@
 """`llama2gpu bench decode`: tokens a second of a whole model that generates."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -82,17 +81,10 @@ def peer(
     if program is None:
         yield None
         return
-    from tempfile import TemporaryDirectory
+    from llama2gpu.measure.llama_cpp import llama_bench
 
-    from llama2gpu.measure.llama_cpp import FILE_TYPES, LlamaBench, file_type, write_gguf
-    from llama2gpu.measure.shapes import SHAPES
-
-    kind = file_type(subject.dtype, subject.quant)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.gguf"
-        write_gguf(path, SHAPES[subject.model], kind)
-        threads = subject.threads or len(os.sched_getaffinity(0))
-        yield f"llama.cpp {FILE_TYPES[kind]}", LlamaBench(program, path, depth, tokens, threads)
+    with llama_bench(program, subject, depth, tokens) as (kind, rates):
+        yield f"llama.cpp {kind}", rates
 
 
 def table(results: "Sequence[ModelResult]") -> "Table":

@@ -1,7 +1,5 @@
 """`llama2gpu bench kernels`: each op's time, as a share of what the device can do at best."""
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -10,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llama2gpu.cli import options
+from llama2gpu.cli import bench_options, options
+from llama2gpu.cli.bench_kernels_table import as_lines, table
 from llama2gpu.cli.kernels_options import (
     choose,
     context,
@@ -24,7 +23,6 @@ from llama2gpu.cli.kernels_options import (
 
 if TYPE_CHECKING:
     import torch
-    from rich.table import Table
 
     from llama2gpu.backends.base import Backend
     from llama2gpu.measure.kernel_bench import KernelBench, Row
@@ -32,13 +30,6 @@ if TYPE_CHECKING:
 
 #: Names of --quant → kinds of weight.
 QUANTS = {"none": "dense", "int8": "int8", "int4": "int4"}
-#: PyTorch's ways, as short as a column is.
-SHORT = {
-    "F.scaled_dot_product_attention": "SDPA",
-    "_weight_int8pack_mm": "int8pack",
-    "_weight_int4pack_mm": "int4pack",
-    "_weight_int4pack_mm_for_cpu": "int4pack",
-}
 
 
 def plot_path(ctx: click.Context, param: click.Parameter, values: tuple[Path, ...]) -> Any:
@@ -71,6 +62,7 @@ def plot_path(ctx: click.Context, param: click.Parameter, values: tuple[Path, ..
 )  # fmt: skip
 @options.device
 @options.threads
+@bench_options.output
 @options.as_json
 @click.option("--csv", "as_csv", is_flag=True, help="Print rows with commas between.")
 @click.option(
@@ -83,16 +75,16 @@ def plot_path(ctx: click.Context, param: click.Parameter, values: tuple[Path, ..
 def command(
     ctx: click.Context, shape: str, ops: list[str], tokens: list[int], context: int,
     quants: list[str], dtype: str, backends: list[str], device: str, threads: int | None,
-    as_json: bool, as_csv: bool, plots: tuple[Path, ...], quiet: bool,
+    output: Path | None, as_json: bool, as_csv: bool, plots: tuple[Path, ...], quiet: bool,
 ) -> None:  # fmt: skip
     """Time the ops of each backend beside PyTorch's own and the device's roofs.
 
     Each result is checked against the reference first; one that is wrong has no figures, and the
     exit status is 1. Weights and caches take turns, so that they come from memory; what is too
     small for that has no share. Bytes are the least that an op must move. The share is the least
-    time under the roofs (copying, reading, multiplying: taken right before) divided by the time.
-    The ratio is the time of PyTorch's fastest way, for a fused op that of its product alone,
-    divided by the op's.
+    time under the roofs (copying, reading, multiplying: the higher of right before and right
+    after) divided by the time. The ratio is the time of PyTorch's fastest way, for a fused op that
+    of its product alone, divided by the op's.
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other.")
@@ -100,6 +92,7 @@ def command(
         from llama2gpu.measure.roofline_plot import require_matplotlib
 
         require_matplotlib()
+    bench_options.check_output(output)
     todo = works(shape, ops, quants, tokens, context)
     if threads is not None:
         import torch
@@ -110,6 +103,8 @@ def command(
         rows = bench.rows(todo, told)
     report = {**about(bench), "shape": shape, "rows": [row.fields() for row in rows]}
     title = f"{shape} on {report['device']}, {report['threads']} threads, {report['date']}"
+    if output is not None:
+        write(output, shape, bench, rows)
     for path in plots:
         draw(path, bench, rows, title)
     if as_json:
@@ -206,13 +201,18 @@ def about(bench: "KernelBench") -> dict[str, Any]:
     return {**told, "versions": versions, "cache": bench.timer.cache, "roofs": bench.roof.fields()}
 
 
-def as_lines(rows: list[dict[str, Any]]) -> str:
-    """Comma-separated values, with a heading."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+def write(path: Path, shape: str, bench: "KernelBench", rows: "list[Row]") -> None:
+    """Writes the rows that are right, for `bench compare`."""
+    from llama2gpu.errors import BackendError
+    from llama2gpu.measure.decode import machine
+    from llama2gpu.measure.kernel_result import KernelResult
+    from llama2gpu.measure.results import write_results
+
+    right = [row for row in rows if row.checked]
+    if not right:
+        raise BackendError("no row has a right result: there is nothing to write")
+    place = machine(bench.backends[0][0].device)
+    write_results(path, [KernelResult.of(row, shape, place) for row in right])
 
 
 def draw(path: Path, bench: "KernelBench", rows: "list[Row]", title: str) -> None:
@@ -223,40 +223,3 @@ def draw(path: Path, bench: "KernelBench", rows: "list[Row]", title: str) -> Non
     beside = path.with_name(path.name + ".tmp")
     beside.write_bytes(data)
     beside.replace(path)
-
-
-def table(rows: "list[Row]", title: str, bench: "KernelBench") -> "Table":
-    """One line for each row."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    roofs = bench.roof
-    products = ", ".join(f"{name} {rate / 1e12:.3g}" for name, rate in roofs.matmul.items())
-    peaks = f"read {roofs.read / 1e9:.1f} GB/s, copy {roofs.copy / 1e9:.1f} GB/s"
-    made = Table(
-        title=f"{title}\n{peaks}, matmul {products} TFLOP/s (medians of the run)",
-        title_style="bold", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
-        padding=(0, 1, 0, 0), header_style="dim",
-    )  # fmt: skip
-    left = ("backend", "op", "weight", "roof", "PyTorch")
-    headings = ("backend", "op", "weight", "m", "n × k", "µs", "GB/s", "TFLOP/s", "roof", "share",
-                "PyTorch", "ratio")  # fmt: skip
-    for heading in headings:
-        made.add_column(heading, justify="left" if heading in left else "right", no_wrap=True)
-    for row in rows:
-        made.add_row(*map(Text, cells(row)))
-    return made
-
-
-def cells(row: "Row") -> list[str]:
-    """What a line of the table says."""
-    size = f"{row.n}×{row.k}" if row.k else str(row.n)
-    first = [row.backend, row.op, row.weight, str(row.m), size]
-    f = row.figures
-    if f is None:
-        return [*first, "wrong", *[""] * 6]
-    share = "" if f.share is None else f"{f.share:.0%}"
-    ratio = "" if f.ratio is None else f"{f.ratio:.2f}"
-    speed = [f"{f.us:.1f}", f"{f.gbps:.1f}", f"{f.tflops:.3f}" if f.flops else ""]
-    return [*first, *speed, f.bound, share, SHORT.get(f.baseline, f.baseline), ratio]

@@ -34,6 +34,12 @@ def numbers(least: int, most: int) -> Callable[[click.Context, click.Parameter, 
     return read
 
 
+output = click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
+    help="Write what was measured to this file, for `bench compare`.",
+)  # fmt: skip
+
+
 def subjects(function: Any) -> Any:
     """All options that say what is measured, on what, and how often."""
     made = [
@@ -58,10 +64,7 @@ def subjects(function: Any) -> Any:
             "--repeats", type=click.IntRange(1), default=5, show_default=True,
             help="Rounds that are measured, after one that warms up.",
         ),
-        click.option(
-            "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
-            help="Write the rounds to this file, for `bench compare`.",
-        ),
+        output,
         options.as_json,
         options.quiet,
     ]  # fmt: skip

@@ -19,7 +19,7 @@ COMMANDS = {
     "doctor": ("llama2gpu.cli.doctor", "Say what can run on this machine, and what can't and why."),
     "kernels": (
         "llama2gpu.cli.kernels",
-        "List the GPU kernels, take them apart, compare, compile them ahead or tune them.",
+        "List the GPU kernels, take them apart, compare, compile them ahead, tune or choose.",
     ),
     "bench": ("llama2gpu.cli.bench", "Measure whole models and single ops, and compare runs."),
     "inspect": ("llama2gpu.cli.inspect", "Show what a checkpoint holds."),

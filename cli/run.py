@@ -89,7 +89,8 @@ def command(
         if (note := left_dense(llama.outcomes)) is not None:
             click.echo(note, err=True)
     if explain:
-        click.echo("\n".join(lines(report(llama.backend, rest["backend"]))), err=True)
+        found = report(llama.backend, rest["backend"], llama.weight_kind)
+        click.echo("\n".join(lines(found)), err=True)
     if show_prompt:
         ids = list(generation.sequence.request.prompt)
         click.echo(f"prompt: {prompt!r}\nids: {ids}", err=True)

@@ -90,10 +90,10 @@ static inline void write_value(void *to, int kind, long at, float value) {
     ((float *)to)[at] = value;
 }
 
-static inline float total_of(floats lanes) {
-  float total = 0;
-  for (int i = 0; i < LANES; i++) total += lanes[i];
-  return total;
+INLINE float total_of(floats lanes) {
+  for (int half = LANES / 2; half; half /= 2)
+    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+  return lanes[0];
 }
 
 INLINE floats load_floats(const void *from) {

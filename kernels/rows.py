@@ -20,7 +20,7 @@ import torch
 
 from llama2gpu.kernels.user_cache import trusted_folder
 
-SOURCES = ("rows.c", "step.c", "rows.h", "rows_dense.h", "rows_packed.h")
+SOURCES = ("rows.c", "step.c", "rows.h", "rows_dense.h", "rows_packed.h", "attend.h")
 #: A compiler to use instead of the ones that are looked for; "none" for none.
 COMPILER = "LLAMA2GPU_CC"
 

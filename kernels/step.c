@@ -1,6 +1,7 @@
 // Decode steps on a CPU: what lies between the matrices, and a whole layer in one parallel region.
 
 #include "rows.h"
+#include "attend.h"
 
 // One query a sequence, and where each belongs: see `Batch` and `Rope` of the op contract.
 typedef struct {
@@ -48,61 +49,52 @@ void step_rope(const Step *s, const void *x, long tokens, long heads, long size,
            value_at(to, s->kind, (t * heads + h) * size));
 }
 
-// The first value of a token's vector, and with it the place of its scale times `size`.
-static long place_of(const Step *s, const Cache *c, long sequence, long head, long token) {
-  long page = s->table[sequence * s->width + token / c->page];
-  return ((page * c->kv_heads + head) * c->page + token % c->page) * c->size;
+// The tokens from `token` on that lie in its page, as far as the sequence goes.
+static Run run_from(const Step *s, const Cache *c, long sequence, long head, long token) {
+  const int32_t *pages = s->table + sequence * s->width + token / c->page;
+  long in = token % c->page, row = ((long)pages[0] * c->kv_heads + head) * c->page + in;
+  long left = s->lengths[sequence] - token, room = c->page - in, last = left <= room;
+  long rows = last ? 0 : ((long)pages[1] - pages[0]) * c->kv_heads * c->page - in;
+  return (Run){value_at(c->k, c->kind, row * c->size), value_at(c->v, c->kind, row * c->size),
+               c->k_scale + row, c->v_scale + row, last ? left : room, c->size,
+               rows * c->size * size_of(c->kind)};
 }
 
-static inline float read_cached(const void *from, int kind, long at) {
-  return kind == INT8 ? ((const int8_t *)from)[at] : read_value(from, kind, at);
-}
-
-INLINE float dot(int kind, const float *q, const void *k, long at, long size) {
-  floats sum = {0};
-  long i = 0;
-  for (; i + LANES <= size; i += LANES) sum += load_floats(q + i) * load_values(kind, k, at + i);
-  float total = total_of(sum);
-  for (; i < size; i++) total += q[i] * read_cached(k, kind, at + i);
-  return total;
-}
-
-INLINE void add_scaled(int kind, float weight, const void *v, long at, long size, float *sum) {
-  long i = 0;
-  for (; i + LANES <= size; i += LANES) {
-    floats value = load_floats(sum + i) + load_values(kind, v, at + i) * weight;
-    memcpy(sum + i, &value, sizeof value);
-  }
-  for (; i < size; i++) sum[i] += weight * read_cached(v, kind, at + i);
-}
-
+// Where one is NaN, all become it, as their sum does.
 static void softmax(float *scores, long count) {
-  float largest = -INFINITY, total = 0;
-  long t = 0;
-  for (long i = 0; i < count; i++)
-    if (scores[i] > largest || scores[i] != scores[i]) largest = scores[i];
-  for (; t + LANES <= count; t += LANES)
-    store_values(FP32, exp_of(load_floats(scores + t) - largest), scores, t);
-  for (; t < count; t++) scores[t] = expf(scores[t] - largest);
-  for (t = 0; t < count; t++) total += scores[t];
-  for (t = 0; t < count; t++) scores[t] /= total;
+  floats most = (floats){0} - INFINITY, sums = {0};
+  long whole = count / LANES * LANES;
+  for (long t = 0; t < whole; t += LANES) {
+    floats x = load_floats(scores + t);
+    ints above = (ints)(x > most);
+    most = (floats)(((ints)x & above) | ((ints)most & ~above));
+  }
+  float largest = most[0];
+  for (int i = 1; i < LANES; i++) largest = most[i] > largest ? most[i] : largest;
+  for (long t = whole; t < count; t++) largest = scores[t] > largest ? scores[t] : largest;
+  for (long t = 0; t < whole; t += LANES) {
+    floats y = exp_of(load_floats(scores + t) - largest);
+    store_values(FP32, y, scores, t);
+    sums += y;
+  }
+  float total = total_of(sums);
+  for (long t = whole; t < count; t++) total += scores[t] = expf(scores[t] - largest);
+  for (long t = 0; t < whole; t += LANES) store_values(FP32, load_floats(scores + t) / total, scores, t);
+  for (long t = whole; t < count; t++) scores[t] /= total;
 }
 
 // The query heads of one key-value head: q and out [group, size], scores [group, length].
 INLINE void attend_head(int kind, const Step *s, const Cache *c, long sequence, long head, long group,
                         long length, const float *q, float *scores, float *out) {
-  for (long t = 0; t < length; t++) {
-    long at = place_of(s, c, sequence, head, t);
-    float scale = kind == INT8 ? c->k_scale[at / c->size] : 1;
-    for (long g = 0; g < group; g++)
-      scores[g * length + t] = scale * dot(kind, q + g * c->size, c->k, at, c->size);
+  Run run;
+  for (long t = 0; t < length; t += run.count) {
+    run = run_from(s, c, sequence, head, t);
+    score_run(kind, &run, group, q, scores + t, length);
   }
   for (long g = 0; g < group; g++) softmax(scores + g * length, length);
-  for (long t = 0; t < length; t++) {
-    long at = place_of(s, c, sequence, head, t);
-    float scale = kind == INT8 ? c->v_scale[at / c->size] : 1;
-    for (long g = 0; g < group; g++)
-      add_scaled(kind, scale * scores[g * length + t], c->v, at, c->size, out + g * c->size);
+  for (long t = 0; t < length; t += run.count) {
+    run = run_from(s, c, sequence, head, t);
+    add_run(kind, &run, group, scores + t, length, out);
   }
 }
 

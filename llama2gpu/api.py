@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from llama2gpu.backends import choose_backend
+from llama2gpu.backends import auto_order, choose_backend
 from llama2gpu.backends.base import Backend
 from llama2gpu.checkpoints import SHIPPED, Checkpoint, open_checkpoint
 from llama2gpu.checkpoints.weights import Progress, Quantizer, load_weights
@@ -134,6 +134,8 @@ class Llama:
         self.load_seconds = 0.0
         #: What became of each matrix that was to be quantized.
         self.outcomes: list[Outcome] = []
+        #: Of most matrices, as `choose_backend` takes it.
+        self.weight_kind = "dense"
 
     @property
     def backend(self) -> Backend:
@@ -228,9 +230,12 @@ def load(
     ):
         if value not in known:
             raise RequestError(f"{name} is {value!r}: choose {', '.join(known)}")
-    server = choose_backend(backend, device, ops)
+    server = choose_backend(backend, device, ops)  # what is wrong is told before the Hub is asked
     spec = read_spec(quant, calibration)
     checkpoint = open_checkpoint(model, rope_theta=rope_theta, norm_eps=norm_eps)
+    kind = weight_kind(checkpoint, spec)
+    if backend == "auto" and auto_order(server.device, kind) != auto_order(server.device):
+        server = choose_backend(backend, device, ops, kind)
     words = tokenizer_of(checkpoint, tokenizer)
     _check_context(context, checkpoint)
     quantizer = None
@@ -245,7 +250,7 @@ def load(
         kv_dtype=KV_DTYPES[kv_dtype],
     )
     llama = Llama(checkpoint, words, engine)
-    llama.outcomes = outcomes
+    llama.outcomes, llama.weight_kind = outcomes, kind
     llama.load_seconds = time.perf_counter() - began
     return llama
 
@@ -265,6 +270,13 @@ def build_model(
             checkpoint, kind, backend.prepare, backend.device, progress, quantizer
         )
     return Model(checkpoint.config, weights, backend, kind, context)
+
+
+def weight_kind(checkpoint: Checkpoint, spec: QuantSpec | None = None) -> str:
+    """What most matrices will be: "dense", "int8" or "int4"."""
+    if spec is not None:
+        return spec.kind
+    return checkpoint.kind("layers.0.wq")
 
 
 def auto_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:

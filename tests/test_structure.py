@@ -51,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": API,
     **dict.fromkeys(("measure", "server"), API),
     "measure.results": {"errors", "files"},
+    "measure.choose": API | {"files", "measure"},
     **dict.fromkeys(
         (
             "measure.binary",

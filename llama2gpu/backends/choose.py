@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint, entry_points
 import torch
 
 from llama2gpu.backends.base import OPS, Backend, Probe
+from llama2gpu.backends.chosen import recall
 from llama2gpu.backends.route import borrow
 from llama2gpu.errors import BackendError
 
@@ -100,32 +101,42 @@ def device_kind(device: torch.device) -> str:
     return "cuda" if torch.cuda.get_device_capability(device) >= (8, 0) else "cuda-old"
 
 
-def auto_candidates(device: torch.device) -> dict[str, Probe]:
+def auto_candidates(device: torch.device, kind: str = "dense") -> dict[str, Probe]:
     """What "auto" tries on a device, in order, up to the first that runs; no other is loaded."""
     found: dict[str, Probe] = {}
-    for name in auto_order(device):
+    for name in auto_order(device, kind):
         found[name] = probe(name, device)
         if found[name].ok:
             break
     return found
 
 
-def auto_order(device: torch.device) -> list[str]:
-    """The backends that "auto" may take on a device, the one to be preferred first."""
-    return [name for name in AUTO_ORDER[device_kind(device)] if name in available()]
+def auto_order(device: torch.device, kind: str = "dense") -> list[str]:
+    """The backends that "auto" may take on a device, the one to be preferred first.
+
+    Those that were measured there with that kind of weights, one of `chosen.KINDS`, the fastest
+    first; then those of `AUTO_ORDER`.
+    """
+    known, found = available(), recall(device)
+    measured = found[kind].order if kind in found else []
+    return [n for n in dict.fromkeys((*measured, *AUTO_ORDER[device_kind(device)])) if n in known]
 
 
 def choose_backend(
-    name: str = "auto", device: str = "auto", borrowed: Mapping[str, str] | None = None
+    name: str = "auto",
+    device: str = "auto",
+    borrowed: Mapping[str, str] | None = None,
+    kind: str = "dense",
 ) -> Backend:
     """The backend `name` on `device`, with single ops borrowed from others (`{op: backend}`).
 
-    "auto" takes the first of `AUTO_ORDER` that runs. A backend that was asked for by name and
-    can't run raises `BackendError` with the reason; nothing falls back.
+    "auto" takes the first of `auto_order` that runs; kind: of the weights, as that takes it. A
+    backend that was asked for by name and can't run raises `BackendError` with the reason; nothing
+    falls back.
     """
     place = resolve_device("cpu" if (name, device) == ("numpy", "auto") else device)
     if name == "auto":
-        found = auto_candidates(place)
+        found = auto_candidates(place, kind)
         runs = [n for n, (ok, _) in found.items() if ok]
         name = (runs or list(found))[0]
     backend = _started(name, place)

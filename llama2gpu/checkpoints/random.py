@@ -13,9 +13,12 @@ from llama2gpu.config import Config
 from llama2gpu.errors import CheckpointError
 from llama2gpu.quant import Int4, Int8, QuantSpec, Weight
 
+#: Values that are drawn; a longer tensor repeats them. A prime, so that no two rows are alike.
+DRAWN = 4_194_301
+
 
 class RandomCheckpoint(Checkpoint):
-    """Random weights of a configuration, made as they are read.
+    """Random weights of a configuration, made as they are read, about as fast as from a file.
 
     Matrices are normal with standard deviation 0.02, norms 1 with deviation 0.02. A tensor depends
     on `seed`, `dtype` and its name alone, so equal arguments give equal weights in any order.
@@ -47,8 +50,13 @@ class RandomCheckpoint(Checkpoint):
         mean = 1.0 if len(shape) == 1 else 0.0
         # a map of its own, like a file's: short-lived tensors on the heap would leave holes there
         space = mmap(-1, math.prod(shape) * self.dtype.itemsize)
-        tensor = torch.frombuffer(space, dtype=self.dtype).view(shape)
-        return tensor.normal_(mean, 0.02, generator=generator)
+        values = torch.frombuffer(space, dtype=self.dtype)
+        values[:DRAWN].normal_(mean, 0.02, generator=generator)
+        return _repeat(values).view(shape)
+
+    def kind(self, name: str) -> str:
+        """What was asked for."""
+        return "dense" if self.quant is None else self.quant.kind
 
     def weight(self, name: str) -> Weight:
         """One matrix, quantized where that was asked for."""
@@ -61,8 +69,9 @@ class RandomCheckpoint(Checkpoint):
             return super().weight(name)
         generator, width = self._generator(name), columns * self.quant.bits // 8
         space = mmap(-1, rows * width)
-        values = torch.frombuffer(space, dtype=torch.int8).view(rows, width)
-        values.random_(-128, 128, generator=generator)
+        values = torch.frombuffer(space, dtype=torch.int8)
+        values[:DRAWN].random_(-128, 128, generator=generator)
+        values = _repeat(values).view(rows, width)
         spread = 0.02 / (2**self.quant.bits / math.sqrt(12))  # of evenly spread values
         scales = torch.full((rows, columns // group), spread, dtype=torch.float16)
         if self.quant.kind == "int8":
@@ -72,3 +81,11 @@ class RandomCheckpoint(Checkpoint):
 
     def _generator(self, name: str) -> torch.Generator:
         return torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
+
+
+def _repeat(values: torch.Tensor) -> torch.Tensor:
+    """A flat tensor whose first `DRAWN` values are drawn, with the others made of them."""
+    for start in range(DRAWN, len(values), DRAWN):
+        part = values[start : start + DRAWN]
+        part.copy_(values[: len(part)])
+    return values

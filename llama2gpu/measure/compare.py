@@ -10,7 +10,9 @@ from llama2gpu.errors import ResultsError
 from llama2gpu.measure.results import NAME, Row, read_results, spread
 
 #: Figures of a round that are compared, and whether more of each is better.
-FIGURES = {"decode_rate": True, "prefill_rate": True, "load_seconds": False}
+FIGURES = {
+    "decode_rate": True, "prefill_rate": True, "load_seconds": False, "microseconds": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

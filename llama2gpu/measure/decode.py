@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from llama2gpu.backends import resolve_device
+from llama2gpu.backends.chosen import hardware
 from llama2gpu.backends.matrix import Matrix
 from llama2gpu.engine import Engine
 from llama2gpu.measure.limits import matmul_peak, read_bandwidth
@@ -92,12 +93,9 @@ def measure(
 
 def answer(engine: Engine, case: Case, seed: int, clock: Clock) -> tuple[float, float]:
     """Seconds until all first tokens of a case are there, and from then on to the last."""
-    random = torch.Generator().manual_seed(seed)
-    vocab = engine.model.config.vocab
     params = SamplingParams(temperature=0, max_tokens=case.drawn + 1)
     sequences = []
-    for _ in range(case.batch):
-        ids = torch.randint(vocab, (case.prompt,), generator=random).tolist()
+    for ids in prompts(engine.model.config.vocab, case, seed):
         sequences.append(engine.add(Request(ids, params)))
         sequences[-1].cached = case.cached
     began = clock()
@@ -111,6 +109,13 @@ def answer(engine: Engine, case: Case, seed: int, clock: Clock) -> tuple[float, 
         if s.error is not None:
             raise s.error
     return ready - began, done - ready
+
+
+def prompts(vocab: int, case: Case, seed: int) -> list[list[int]]:
+    """The prompts of a case, of random tokens."""
+    random = torch.Generator().manual_seed(seed)
+    size = (case.prompt,)
+    return [torch.randint(vocab, size, generator=random).tolist() for _ in range(case.batch)]
 
 
 @torch.inference_mode()
@@ -152,10 +157,8 @@ def _blocks(engine: Engine) -> list[torch.Tensor]:
 
 def machine(device: torch.device) -> dict[str, str]:
     """What a figure was measured on, and when."""
-    names = {"cpu": f"CPU, {torch.backends.cpu.get_cpu_capability()}", "mps": "Apple GPU"}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else names[device.type]
     return {
-        "device": name,
+        "device": hardware(device),
         "threads": str(torch.get_num_threads()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

@@ -14,7 +14,7 @@ from llama2gpu.measure.kernel_check import problem
 from llama2gpu.measure.kernel_inputs import KernelInputs, least, random_matrices
 from llama2gpu.measure.kernel_timer import FEWEST, Call, Timer, Times, is_cold, sets_of
 from llama2gpu.measure.kernel_work import Work
-from llama2gpu.measure.roofs import Roofs, middle
+from llama2gpu.measure.roofs import Roofs, higher, middle
 from llama2gpu.ops.cost import Cost
 from llama2gpu.quant import Dense, Weight
 
@@ -99,8 +99,8 @@ class Row:
 class KernelBench:
     """Measures works on backends of one device.
 
-    backends: with the types of their activations, by name. roofs: measures them; each group of
-    works with one matrix is held against those taken right before it. `taken` has all.
+    backends: with the types of their activations, by name. roofs: measures them; each work is held
+    against the higher of those taken right before and after it. `taken` has all.
     """
 
     backends: Sequence[tuple[Backend, str, torch.dtype]]
@@ -112,21 +112,23 @@ class KernelBench:
     def rows(self, works: Sequence[Work], told: Told = lambda done, total, what: None) -> list[Row]:
         """A row for each work on each backend, in that order; told: before each."""
         found: list[tuple[int, int, Row]] = []
-        for backend, _, dtype in self.backends:  # as in a model, whose matrices come first
-            backend.prepare(
-                Dense(torch.ones(1024, 1024, dtype=dtype, device=backend.device)), "linear"
-            )
+        for backend, _, dtype in self.backends:
+            settle(backend, dtype)
         total = len(works) * len(self.backends)
-        numbered = groupby(enumerate(works), key=lambda one: _same_matrix(one[1]))
+        numbered = groupby(enumerate(works), key=lambda one: same_matrix(one[1]))
         for _, group in numbered:
             these = list(group)
             for place, (backend, name, dtype) in enumerate(self.backends):
-                bench = _Group(self, backend, name, dtype, these[0][1])
+                bench = _Rows(self.take, backend, dtype, these[0][1], self.timer, self.seed)
                 for i, work in these:
                     told(len(found), total, f"{backend.name} {work.op} {work.weight} {work.m}")
-                    self.taken.append(self.roofs())
-                    found.append((i, place, bench.row(work, self.taken[-1])))
+                    found.append((i, place, bench.row(work, name)))
         return [row for _, _, row in sorted(found, key=lambda one: one[:2])]
+
+    def take(self) -> Roofs:
+        """The roofs as they are now."""
+        self.taken.append(self.roofs())
+        return self.taken[-1]
 
     @property
     def roof(self) -> Roofs:
@@ -134,45 +136,35 @@ class KernelBench:
         return middle(self.taken)
 
 
-def _same_matrix(work: Work) -> tuple[Any, ...]:
+def settle(backend: Backend, dtype: torch.dtype) -> None:
+    """Prepares a matrix, as a model does before all else: a backend may choose its ways by it."""
+    backend.prepare(Dense(torch.ones(1024, 1024, dtype=dtype, device=backend.device)), "linear")
+
+
+def same_matrix(work: Work) -> tuple[Any, ...]:
+    """What two works have in common that can be in one group."""
     return work.op, work.weight, work.n, work.k
 
 
-class _Group:
-    """Works of one backend that read one matrix."""
+class Group:
+    """Works of one backend that read one matrix, which the first of them has too.
+
+    matrices: in sets that the timer's cache can't hold; none where the works read none.
+    """
 
     def __init__(
-        self, bench: KernelBench, backend: Backend, name: str, dtype: torch.dtype, first: Work
+        self, backend: Backend, dtype: torch.dtype, first: Work, timer: Timer, seed: int = 0
     ) -> None:
-        self.backend, self.name, self.dtype = backend, name, dtype
-        self.timer, self.seed = bench.timer, bench.seed
+        self.backend, self.dtype, self.timer, self.seed = backend, dtype, timer, seed
         self.matrices: list[Weight] = []
-        self._products: dict[str, list[Product]] = {}
         if first.has_matrix or first.op == "embed":
             nbytes = least(first, dtype).bytes
-            count = sets_of(nbytes, self.timer.cache) if first.has_matrix else FEWEST
+            count = sets_of(nbytes, timer.cache) if first.has_matrix else FEWEST
             count = max(min(count, ROOM // nbytes), FEWEST)
-            self.matrices += random_matrices(first, dtype, backend.device, count, self.seed)
+            self.matrices += random_matrices(first, dtype, backend.device, count, seed)
         self.prepared = [backend.prepare(matrix, first.op) for matrix in self.matrices]
 
-    def row(self, work: Work, roofs: Roofs) -> Row:
-        """The work's row; what the op raises is its problem."""
-        wrong, found = "", None
-        try:
-            sets = self._sets(work)
-            wrong = self._wrong(work, sets)
-            if not wrong:
-                found = self._figures(work, sets, roofs)
-        except MemoryError:
-            raise
-        except Exception as error:  # of many kinds: the backend's
-            wrong = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        return Row(
-            self.backend.name, work.op, work.case, work.weight, self.name, work.m, work.n, work.k,
-            work.context, wrong, found,
-        )  # fmt: skip
-
-    def _sets(self, work: Work) -> list[Arguments]:
+    def sets(self, work: Work) -> list[Arguments]:
         """Arguments in sets, whose matrices are the group's in turn."""
         inputs = KernelInputs(work, self.dtype, self.backend.device, self.seed + 1)
         count = len(self.matrices)
@@ -184,20 +176,56 @@ class _Group:
                 arguments["weight"] = self.prepared[i % len(self.prepared)]
         return sets
 
-    def _wrong(self, work: Work, sets: list[Arguments]) -> str:
-        last = len(sets) - 1
-        for i in sorted({j * last // (CHECKED - 1) for j in range(CHECKED)}):
-            weight = self.matrices[i % len(self.matrices)] if self.matrices else None
-            if found := problem(work, self.backend, sets[i], weight, seed=self.seed + i):
+    def matrix(self, i: int) -> Weight | None:
+        """The matrix of set i as it was before the backend prepared it."""
+        return self.matrices[i % len(self.matrices)] if self.matrices else None
+
+    def wrong(self, work: Work, sets: list[Arguments]) -> str:
+        """What is wrong with the results of some of the sets; "" where they are right."""
+        for i in checked(len(sets)):
+            if found := problem(work, self.backend, sets[i], self.matrix(i), seed=self.seed + i):
                 return found
         return ""
 
-    def _figures(self, work: Work, sets: list[Arguments], roofs: Roofs) -> Figures:
+
+def checked(count: int) -> list[int]:
+    """Which of so many sets are checked, the first and the last among them."""
+    return sorted({j * (count - 1) // (CHECKED - 1) for j in range(CHECKED)})
+
+
+class _Rows(Group):
+    """The same with what is told of each work."""
+
+    def __init__(self, take: Callable[[], Roofs], *of: Any) -> None:
+        super().__init__(*of)
+        self.take = take
+        self._products: dict[str, list[Product]] = {}
+
+    def row(self, work: Work, name: str) -> Row:
+        """The work's row, with the name of its type; what the op raises is its problem."""
+        wrong, found = "", None
+        try:
+            sets = self.sets(work)
+            wrong = self.wrong(work, sets)
+            if not wrong:
+                found = self._figures(work, name, sets)
+        except MemoryError:
+            raise
+        except Exception as error:  # of many kinds: the backend's
+            wrong = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return Row(
+            self.backend.name, work.op, work.case, work.weight, name, work.m, work.n, work.k,
+            work.context, wrong, found,
+        )  # fmt: skip
+
+    def _figures(self, work: Work, name: str, sets: list[Arguments]) -> Figures:
         op, cost = getattr(self.backend, work.op), least(work, self.dtype)
+        before = self.take()
         times = self.timer.microseconds([partial(op, **arguments) for arguments in sets])
+        roofs = higher(before, self.take())
         cold = is_cold(cost.bytes * len(sets), self.timer.cache)
-        found = figures(cost, times, roofs, self.name, len(sets), cold)
-        peers = [(name, self.timer.microseconds(calls)) for name, calls in self._peers(work, sets)]
+        found = figures(cost, times, roofs, name, len(sets), cold)
+        peers = [(own, self.timer.microseconds(calls)) for own, calls in self._peers(work, sets)]
         return beside(found, peers)
 
     def _peers(self, work: Work, sets: list[Arguments]) -> Iterator[tuple[str, list[Call]]]:

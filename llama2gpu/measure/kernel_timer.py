@@ -36,7 +36,7 @@ class Timer(Protocol):
     cache: int
 
     def microseconds(self, calls: Sequence[Call]) -> Times:
-        """Of one of the calls, which take turns; each has run before."""
+        """Of one of the calls, which take turns; each runs once before, as some pack or compile."""
 
 
 def sets_of(nbytes: int, cache: int) -> int:
@@ -62,7 +62,8 @@ class CallTimer:
 
     def microseconds(self, calls: Sequence[Call]) -> Times:
         """See `Timer.microseconds`."""
-        calls[-1]()
+        for call in calls:
+            call()
         samples: list[float] = []
         for call in islice(cycle(calls), MOST_CALLS):
             if len(samples) >= LEAST_CALLS and sum(samples) > 1e6 * SECONDS:
@@ -90,6 +91,8 @@ class GraphTimer:
         """See `Timer.microseconds`."""
         from llama2gpu.measure.cuda_bench import LAUNCHES, REPLAYS, graph_times, milliseconds
 
+        for call in calls:
+            call()
         try:
             times = graph_times(self.device, calls, -(-LAUNCHES // len(calls)))
             return quartiles(times)._replace(graph=True)

@@ -1,20 +1,31 @@
 """llama.cpp on a shape of random weights, as its own `llama-bench` measures it."""
 
 import json
+import os
+import re
 import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from llama2gpu.backends import resolve_device
 from llama2gpu.checkpoints import tensor_shapes
 from llama2gpu.config import Config
 from llama2gpu.errors import BackendError
+from llama2gpu.measure.shapes import SHAPES
+from llama2gpu.measure.subject import Subject
 from llama2gpu.quant.spec import parse_spec
 
 #: Weight types by the names that people give the files; blocks start with a float16 scale.
 FILE_TYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32", "int8": "Q8_0", "int4": "Q4_0"}
+
+#: More layers than a model has: all of it lies on the GPU.
+ALL_LAYERS = 999
 
 _NAMES = {
     "attention_norm": "attn_norm", "ffn_norm": "ffn_norm", "wq": "attn_q", "wk": "attn_k",
@@ -82,11 +93,45 @@ def file_type(dtype: str, quant: str) -> str:
     return "bf16" if dtype == "auto" else dtype
 
 
+@contextmanager
+def llama_bench(
+    program: Path, subject: Subject, prompt: int, tokens: int
+) -> Iterator[tuple[str, "LlamaBench"]]:
+    """llama.cpp on a file of the subject's shape, which lasts as long as the block, on its device.
+
+    With the type of the weights as llama.cpp names it. Raises `BackendError` where the subject is
+    on a GPU that the program was not built for.
+    """
+    on_gpu = resolve_device(subject.device).type != "cpu"
+    if on_gpu and not sees_gpu(program):
+        raise BackendError(f"{program} sees no GPU: build llama.cpp for it, such as -DGGML_CUDA=ON")
+    kind = file_type(subject.dtype, subject.quant)
+    with TemporaryDirectory(prefix="llama2gpu-") as folder:
+        path = Path(folder) / "model.gguf"
+        write_gguf(path, SHAPES[subject.model], kind)
+        threads = subject.threads or len(os.sched_getaffinity(0))
+        bench = LlamaBench(program, path, prompt, tokens, threads, ALL_LAYERS if on_gpu else 0)
+        yield FILE_TYPES[kind], bench
+
+
+def sees_gpu(program: Path) -> bool:
+    """Whether a `llama-bench` was built for a device that is here."""
+    return bool(re.search(r"(?m)^\s+(?!BLAS)\w+: ", _run([str(program), "--list-devices"])))
+
+
+def program_version(program: Path) -> str:
+    """What a `llama-bench` says of itself; "" for an old one, which says nothing."""
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    found = re.search(r"version: (.+)", done.stdout + done.stderr)
+    return found[1].strip() if found else ""
+
+
 @dataclass(frozen=True)
 class LlamaBench:
-    """A call measures prefill and decode rates in tokens/s once, on the CPU, by `llama-bench`.
+    """A call measures prefill and decode rates in tokens/s once, by `llama-bench`.
 
-    Raises `BackendError` with the program's last line where it fails.
+    gpu_layers: so many of them are computed on a GPU. Raises `BackendError` with the program's last
+    line where it fails.
     """
 
     program: Path
@@ -94,6 +139,7 @@ class LlamaBench:
     prompt: int
     tokens: int
     threads: int
+    gpu_layers: int = 0
 
     def __call__(self) -> tuple[float, float]:
         """The two rates; decode is behind a prompt, as everywhere else here."""
@@ -101,12 +147,17 @@ class LlamaBench:
         return prefill, self._rate({"-p": 0, "-n": self.tokens, "-d": self.prompt})
 
     def _rate(self, test: dict[str, int]) -> float:
-        numbers = test | {"-t": self.threads, "-r": 1, "-ngl": 0}
+        numbers = test | {"-t": self.threads, "-r": 1, "-ngl": self.gpu_layers}
         flags = [part for flag, number in numbers.items() for part in (flag, str(number))]
         command = [str(self.program), "-m", str(self.model), *flags, "-o", "json"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
-            raise BackendError(f"{self.program} failed: {lines[-1]}") from error
-        return float(json.loads(done.stdout)[0]["avg_ts"])
+        return float(json.loads(_run(command))[0]["avg_ts"])
+
+
+def _run(command: Sequence[str]) -> str:
+    """What a program writes to stdout."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        raise BackendError(f"{command[0]} failed: {lines[-1]}") from error
+    return done.stdout

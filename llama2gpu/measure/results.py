@@ -26,15 +26,15 @@ _LIMIT = 64 << 20
 Row = dict[str, Any]
 
 
-def document(rows: Iterable[Any]) -> dict[str, Any]:
-    """Results, each a dataclass, as the object that a file holds."""
-    return {"format": FORMAT, "version": VERSION, "rows": [asdict(row) for row in rows]}
+def document(rows: Iterable[Any], **more: Any) -> dict[str, Any]:
+    """Results, each a dataclass, as the object that a file holds; more: what isn't of a row."""
+    return {"format": FORMAT, "version": VERSION, "rows": [asdict(row) for row in rows], **more}
 
 
-def write_results(path: Path, rows: Iterable[Any]) -> None:
+def write_results(path: Path, rows: Iterable[Any], **more: Any) -> None:
     """Writes the file, whole or not at all. Raises `ResultsError` where the system refuses."""
     with new_file(path) as work:
-        text = json.dumps(document(rows), indent=1, allow_nan=False)
+        text = json.dumps(document(rows, **more), indent=1, allow_nan=False)
         work.write_text(text + "\n", encoding="utf-8")
 
 

@@ -81,6 +81,15 @@ class Roofing:
         return self.target.copy_(self.block)
 
 
+def higher(one: Roofs, other: Roofs) -> Roofs:
+    """The higher of each roof."""
+    return Roofs(
+        copy=max(one.copy, other.copy),
+        read=max(one.read, other.read),
+        matmul={name: max(rate, other.matmul[name]) for name, rate in one.matmul.items()},
+    )
+
+
 def middle(many: Sequence[Roofs]) -> Roofs:
     """The median of each roof."""
     names = many[0].matmul

@@ -15,6 +15,7 @@ from llama2gpu.backends.base import Backend
 from llama2gpu.cli import bench_kernels
 from llama2gpu.cli.main import program
 from llama2gpu.measure import kernel_timer, roofs, shapes
+from llama2gpu.measure.results import read_results
 from tests.measure.fake_kernels import CPU, TINY, FakeRoofing, FakeTimer, PlainBackend, WrongBackend
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +88,32 @@ def test_json() -> None:
         else:
             assert {row[name] for name in FIGURES} == {None}
     assert {row["backend"] for row in report["rows"] if not row["checked"]} == {"wrong"}
+
+
+@pytest.mark.parametrize(
+    ("later", "status", "slower"), [(50.0, 0, 0), (55.0, 0, 0), (65.0, 1, 4), (40.0, 0, 0)]
+)
+def test_runs_compared(
+    later: float, status: int, slower: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    asked = ("--op", "project_add", "--quant", "int4", "-q")
+    assert call(*asked, "-o", str(old)).exit_code == 0
+    monkeypatch.setattr(kernel_timer, "timer_for", lambda device: FakeTimer(later))
+    assert call(*asked, "-o", str(new)).exit_code == 0
+    done = CliRunner().invoke(program, ["bench", "compare", str(old), str(new), "--json"])
+    found = json.loads(done.stdout)["changes"]
+    assert (done.exit_code, sum(one["slower"] for one in found)) == (status, slower)
+    assert {(one["figure"], one["speed"]) for one in found} == {("microseconds", 50.0 / later)}
+    assert len(found) == 4  # both projections, at 1 token and at 3
+
+
+def test_wrong_rows_are_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    only_wrong = call("--op", "logits", "--quant", "none", "--backend", "wrong", "-o", str(path))
+    assert (only_wrong.exit_code, path.exists()) == (1, False)
+    call("--op", "logits", "--quant", "none", "--backend", "plain,wrong", "-o", str(path))
+    assert {row["backend"] for row in read_results(path)} == {"plain"}
 
 
 def test_csv() -> None:

@@ -1,6 +1,7 @@
 """The bench of kernels with a timer that is made up: checks, figures, sets, baselines."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,17 @@ from llama2gpu.config import Config
 from llama2gpu.measure.baselines import baselines, products
 from llama2gpu.measure.kernel_bench import OPS, KernelBench, Row, beside, figures
 from llama2gpu.measure.kernel_inputs import KernelInputs, case_of, least, random_matrices
-from llama2gpu.measure.kernel_timer import MOST, SWEEP, Times, quartiles, read_size, sets_of
+from llama2gpu.measure.kernel_timer import (
+    LEAST_CALLS,
+    MOST,
+    SWEEP,
+    Call,
+    CallTimer,
+    Times,
+    quartiles,
+    read_size,
+    sets_of,
+)
 from llama2gpu.measure.kernel_work import WEIGHTS, Work, works
 from llama2gpu.measure.roofs import Roofs
 from llama2gpu.ops.cost import Cost
@@ -213,7 +224,8 @@ def test_products_compute_the_same(kind: str) -> None:
 
 def test_rows_keep_their_order_and_roofs_are_taken_beside_each() -> None:
     todo = [work_of("linear", m=1), work_of("rms_norm"), work_of("linear", m=3)]
-    taken = iter([Roofs(1e9, 1e9 * i, {"fp32": 1e12, "bf16": 1e12}) for i in range(1, 7)])
+    reads = [5, 2, 3, 4, *(6, 6) * 4]  # before and after each of six rows
+    taken = iter([Roofs(1e9, 1e9 * i, {"fp32": 1e12, "bf16": 1e12}) for i in reads])
     both: list[tuple[Backend, str, torch.dtype]] = [
         (PlainBackend(CPU), "bf16", BF16), (WrongBackend(CPU), "bf16", BF16)
     ]  # fmt: skip
@@ -223,9 +235,13 @@ def test_rows_keep_their_order_and_roofs_are_taken_beside_each() -> None:
     names = [(row.backend, row.op, row.m) for row in rows]
     assert names == [(b, w.op, w.m) for w in todo for b in ("plain", "wrong")]
     assert [done for done, _, _ in told] == list(range(6))
-    assert bench.roof.read == pytest.approx(3.5e9)
-    assert rows[0].figures is not None
-    assert rows[0].figures.memory_roof == 1e9
+    assert bench.roof.read == pytest.approx(6e9)
+    right = [row.figures for row in rows if row.backend == "plain"]
+    assert [f and f.memory_roof for f in right] == [5e9, 6e9, 6e9]
+    second = next(row.figures for row in rows if row.backend == "wrong")
+    assert second is not None
+    assert second.memory_roof == 4e9
+    assert list(taken) == []
 
 
 def test_quartiles() -> None:
@@ -237,3 +253,21 @@ def test_quartiles() -> None:
 )
 def test_size_of_a_cache(text: str, size: int) -> None:
     assert read_size(text) == size
+
+
+def test_every_call_has_run_before_one_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first product of PyTorch's int4 kernel packs its matrix."""
+    ran: list[int] = []
+    before: list[int] = []
+
+    def once(self: CallTimer, call: Call) -> float:
+        before.append(len(ran))
+        call()
+        return 1e6
+
+    monkeypatch.setattr(CallTimer, "_once", once)
+    calls = [partial(ran.append, i) for i in range(5)]
+    CallTimer(CPU).microseconds(calls)
+    assert ran[:5] == list(range(5))
+    assert before[0] == 5
+    assert len(before) == LEAST_CALLS
