@@ -280,9 +280,7 @@ def weight_kind(checkpoint: Checkpoint, spec: QuantSpec | None = None) -> str:
     """What most matrices will be: "dense", "int8" or "int4"."""
     if spec is not None:
         return spec.kind
-    if not checkpoint.packs("layers.0.wq"):
-        return "dense"
-    return type(checkpoint.weight("layers.0.wq")).__name__.lower()
+    return checkpoint.kind("layers.0.wq")
 
 
 def weight_type(checkpoint: Checkpoint, device: torch.device, dtype: str) -> torch.dtype:

@@ -118,9 +118,12 @@ class Checkpoint(ABC):
         """
         return Dense(self.read(name))
 
-    def packs(self, name: str) -> bool:
-        """Whether `weight` may give this matrix quantized; it never does where this is false."""
-        return self.quantization is not None
+    def kind(self, name: str) -> str:
+        """What `weight` gives of a matrix: "dense", or else "int8" or "int4".
+
+        The latter also of what proves to be too irregular for them when it is read.
+        """
+        return "dense"
 
     def embedded_tokenizer(self) -> Embedded | None:
         """The tokenizer within the checkpoint, which comes before `tokenizer_files`; None if none.

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llama2gpu.checkpoints.files import present
-from llama2gpu.checkpoints.gguf_blocks import PACKED, kinds_of, stored
+from llama2gpu.checkpoints.gguf_blocks import kinds_of, stored
 from llama2gpu.checkpoints.gguf_config import fields_of, read_config
 from llama2gpu.checkpoints.gguf_header import Blocks, Header, read_header
 from llama2gpu.checkpoints.gguf_names import NAMES, ROPE_FREQS, General, Words
@@ -34,10 +34,6 @@ class GgufCheckpoint(StoredCheckpoint):
             self.chat_template = fields.text(Words.CHAT_TEMPLATE, "")
         names = ("tokenizer.model", "tokenizer.json")
         self.tokenizer_files = present(header.path.parent, *names)
-
-    def packs(self, name: str) -> bool:
-        """Whether this matrix stays integers."""
-        return self._find(name).dtype in PACKED
 
     def embedded_tokenizer(self) -> Embedded | None:
         """The file's tokenizer; None where it has none."""

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from llama2gpu.checkpoints.files import typed
 from llama2gpu.checkpoints.gguf_header import Blocks
 from llama2gpu.checkpoints.stored import FLOATS, Stored
 from llama2gpu.errors import CheckpointError, UnsupportedModelError
-from llama2gpu.quant import Dense, Int4, Int8
+from llama2gpu.quant import Dense, Int4, Int8, Weight
 from llama2gpu.quant.pack import UNIT, pack_int4
 
 _DENSE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -37,20 +36,12 @@ def stored(path: Path, blocks: Blocks) -> Stored:
         load = partial(_dense, blocks, FLOATS[_DENSE[kind]])
         return Stored(blocks.name, shape, _DENSE[kind], blocks.data.nbytes, load)
     _check_known(path, blocks)
-    pack = PACKED.get(kind)
-    if pack is None or len(shape) != 2:
-        load, fill = partial(_dequantized, blocks), partial(_dequantize, blocks)
-        size = blocks.data.nbytes
-        return Stored(blocks.name, shape, kind, size, load, lambda: Dense(load()), fill)
-    weight = partial(pack, path, blocks)
-    return Stored(
-        blocks.name,
-        shape,
-        kind,
-        blocks.data.nbytes,
-        lambda: weight().dequantize(torch.float32),
-        weight,
-    )
+    size, fill = blocks.data.nbytes, partial(_dequantize, blocks)
+    load = partial(_dequantized, blocks)
+    if kind not in _PACKED or len(shape) != 2:
+        return Stored(blocks.name, shape, kind, size, load, lambda: Dense(load()), fill=fill)
+    held, pack = _PACKED[kind]
+    return Stored(blocks.name, shape, kind, size, load, partial(pack, path, blocks), held, fill)
 
 
 def kinds_of(tensors: Iterable[Stored]) -> str | None:
@@ -130,4 +121,7 @@ def _rows(rows: int, columns: int) -> Iterator[slice]:
 
 
 #: What the blocks of these types become.
-PACKED: dict[str, Callable[[Path, Blocks], Any]] = {"Q4_0": _int4, "Q8_0": _int8}
+_PACKED: dict[str, tuple[str, Callable[[Path, Blocks], Weight]]] = {
+    "Q4_0": ("int4", _int4),
+    "Q8_0": ("int8", _int8),
+}

@@ -72,7 +72,8 @@ class _Matrix:
         """The matrix under its name, once its headers are found to fit."""
         self._check()
         nbytes = sum(part.nbytes for part in self.parts.values())
-        return Stored(name, self.shape, f"int{self.bits}", nbytes, self._dense, self.weight)
+        kind = f"int{self.bits}"
+        return Stored(name, self.shape, kind, nbytes, self._dense, self.weight, kind)
 
     @property
     def bits(self) -> int:

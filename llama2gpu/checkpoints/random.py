@@ -54,6 +54,10 @@ class RandomCheckpoint(Checkpoint):
         values[:DRAWN].normal_(mean, 0.02, generator=generator)
         return _repeat(values).view(shape)
 
+    def kind(self, name: str) -> str:
+        """What was asked for."""
+        return "dense" if self.quant is None else self.quant.kind
+
     def weight(self, name: str) -> Weight:
         """One matrix, quantized where that was asked for."""
         rows, columns = self._shapes.get(name, (0, 0))

@@ -32,6 +32,7 @@ class Stored:
     dtype: by its name in PyTorch where it has one; "int8" or "int4" of a quantized matrix.
     nbytes: on disk.
     weight: gives a quantized matrix as it is, where `load` dequantizes it.
+    kind: of what `weight` gives: "dense", "int8" or "int4".
     fill: writes what `load` gives to a tensor of any type, where that takes less memory.
     """
 
@@ -41,6 +42,7 @@ class Stored:
     nbytes: int
     load: Callable[[], torch.Tensor]
     weight: Callable[[], Weight] | None = None
+    kind: str = "dense"
     fill: Callable[[torch.Tensor], None] | None = None
 
 
@@ -94,6 +96,10 @@ class StoredCheckpoint(Checkpoint):
         """One matrix by canonical name, as it is stored: quantized ones are not dequantized."""
         load = self._find(name).weight
         return Dense(self.read(name)) if load is None else self._loaded(load)
+
+    def kind(self, name: str) -> str:
+        """See `Checkpoint.kind`; of the tensor's header alone."""
+        return self._find(name).kind
 
     def _find(self, name: str) -> Stored:
         if name not in self._stored:

@@ -47,7 +47,7 @@ class CanonicalReader:
 
     def matrix(self, name: str) -> Weight:
         """The embedding or the output matrix, by its canonical name."""
-        if self.checkpoint.packs(name):
+        if self.checkpoint.kind(name) != "dense":
             return self._typed(self.checkpoint.weight(name))
         data = torch.empty(self.config.vocab, self.config.dim, dtype=self.dtype)
         self.checkpoint.read_into(name, data)
@@ -60,8 +60,9 @@ class CanonicalReader:
     def layer(self, n: int) -> LayerWeights:
         """Layer n."""
         prefix = f"layers.{n}."
-        packed = any(self.checkpoint.packs(prefix + name) for name in LAYER_MATRICES)
-        w_qkv, w_o, w_13, w_2 = self._joined(prefix) if packed else self._dense(prefix)
+        kinds = {self.checkpoint.kind(prefix + name) for name in LAYER_MATRICES}
+        dense = kinds == {"dense"}
+        w_qkv, w_o, w_13, w_2 = self._dense(prefix) if dense else self._joined(prefix)
         return LayerWeights(
             attention_norm=self._norm(prefix + "attention_norm", 2 * n),
             w_qkv=w_qkv,

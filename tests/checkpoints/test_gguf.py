@@ -94,7 +94,7 @@ def test_integers_stay_integers(tmp_path: Path, kind: Kind, held: type[Int4 | In
     for name, shape in tensor_shapes(CONFIG):
         if len(shape) == 1:
             continue
-        assert checkpoint.packs(name)
+        assert checkpoint.kind(name) == held.__name__.lower()
         weight = checkpoint.weight(name)
         assert isinstance(weight, held)
         assert (weight.group, weight.scales.dtype) == (32, torch.float16)
@@ -112,7 +112,7 @@ def test_other_types_become_dense(tmp_path: Path, kind: Kind) -> None:
     weight = checkpoint.weight("layers.0.w1")
     assert isinstance(weight, Dense)
     assert torch.equal(weight.data, checkpoint.read("layers.0.w1"))
-    assert not checkpoint.packs("layers.0.w1")
+    assert checkpoint.kind("layers.0.w1") == "dense"
 
 
 def test_rows_that_are_no_blocks(tmp_path: Path) -> None:
