@@ -82,6 +82,7 @@ def read_quants(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 @options.device
 @options.dtype("Type of full precision")
 @options.rope_theta
+@options.rope_scaling
 @options.norm_eps
 @options.threads
 @options.as_json
@@ -109,7 +110,7 @@ def command(text: str, as_json: bool, quiet: bool, **values: Any) -> None:
         torch.set_num_threads(values["threads"])
     alike = [
         *("against", "tokenizer", "context", "stride", "tokens", "kv_dtype", "backend"),
-        *("device", "dtype", "rope_theta", "norm_eps"),
+        *("device", "dtype", "rope_theta", "rope_scaling", "norm_eps"),
     ]
     with stages(quiet) as progress:
         result = measure_quality(

@@ -24,8 +24,15 @@ if TYPE_CHECKING:
 @options.dtype("Type of the weights")
 @quant_options.quantization(default="none")
 @options.sampling
-@click.option("--ctx", "context", type=click.IntRange(1), help="Positions to use at most.")
+@click.option(
+    "--ctx",
+    "context",
+    type=click.IntRange(1),
+    help="Positions to use at most; what lies past the model's own context may make no sense.  "
+    "[default: the model's context]",
+)
 @options.rope_theta
+@options.rope_scaling
 @options.norm_eps
 @options.threads
 @options.kv_dtype("; int8 takes about half of the memory of 16 bits")
@@ -128,6 +135,7 @@ def _load(rest: dict[str, Any], quiet: bool) -> "Llama":
             calibration=rest["calibration"],
             context=rest["context"],
             rope_theta=rest["rope_theta"],
+            rope_scaling=rest["rope_scaling"],
             norm_eps=rest["norm_eps"],
             kv_cache=not rest["no_kv_cache"],
             kv_dtype=rest["kv_dtype"],

@@ -30,7 +30,7 @@ from llama2gpu.measure.score import Scores, Window, cut_windows, score, score_re
 from llama2gpu.open_quantizer import end_ids
 from llama2gpu.quant.spec import CALIBRATED, parse_spec
 from llama2gpu.quantizer import left_dense
-from llama2gpu.tokenizer import Tokenizer, find_tokenizer, well_formed
+from llama2gpu.tokenizer import Tokenizer, tokenizer_of, well_formed
 
 #: Tokens of a window where none are asked for and the model can see more.
 CONTEXT = 2048
@@ -152,7 +152,7 @@ def measure_quality(
         machine=machine(llama.backend.device),
     )
     variants = [(name, first | own) for name, own in _variants(quants, kv_dtype, calibration)]
-    variants += _others(against, kv_dtype, options | {"context": size, "tokenizer": words.path})
+    variants += _others(against, kv_dtype, options | {"context": size, "tokenizer": words})
     for name, keywords in variants:
         del llama
         gc.collect()  # an engine is a cycle, which would keep the weights
@@ -174,7 +174,7 @@ def _other_pieces(llama: Llama, name: str | Path) -> int:
             f"{vocab} of {llama.checkpoint.path.name}: give models of one family"
         )
     try:
-        own = find_tokenizer(other.tokenizer_files, vocab=vocab)
+        own = tokenizer_of(other)
     except TokenizerError:
         return 0
 

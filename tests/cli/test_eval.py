@@ -81,6 +81,21 @@ def test_stride(text: Path, tiny: list[str]) -> None:
     assert (answer["stride"], answer["tokens"]) == (3, 37)
 
 
+def test_past_the_context_one_line_warns(text: Path, tiny: list[str]) -> None:
+    words = ["--context", "20", "--kv-dtype", "int8", "--against", tiny[1]]
+    result = run("eval", text, *tiny, *words)
+    assert result.exit_code == 0
+    warned, heading = result.stderr.splitlines()
+    assert "a context of 20 was asked for, but 'model.bin' has one of 16" in warned
+    assert "windows of at most 20" in heading
+    assert run("eval", text, *tiny, *words, "--quiet").stderr == ""
+
+
+def test_rope_scaling(text: Path, tiny: list[str]) -> None:
+    result = run("eval", text, *tiny, "--rope-scaling", "yarn:2")
+    assert "windows of at most 32 ·" in result.stderr
+
+
 def test_against(text: Path, tiny: list[str], tmp_path: Path) -> None:
     folder = tmp_path / ("a-folder-whose-name-is-long" * 4)
     folder.mkdir()
@@ -120,7 +135,7 @@ def test_standard_input(text: Path, tiny: list[str]) -> None:
         (b"<|endoftext|>\n", [], "no text between"),
         (b"a\0b", [], "NUL bytes"),
         (b"a\xffb", [], "not UTF-8 (byte 1)"),
-        (b"ab", ["--context", "17"], "trained for 16"),
+        (b"ab", ["--context", str(2**30 + 1)], "give 1 to 1073741824; the model has 16"),
         (b"ab", ["--stride", "17"], "give 1 to 16"),
         (b"ab", ["--against", "/nonexistent"], "/nonexistent"),
         (b"ab", ["--model", "/nonexistent"], "/nonexistent"),

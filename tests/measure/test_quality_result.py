@@ -11,12 +11,14 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from llama2gpu.api import load
-from llama2gpu.checkpoints import SHIPPED
+from llama2gpu.checkpoints import SHIPPED, open_checkpoint
+from llama2gpu.checkpoints.convert import Target, convert
 from llama2gpu.errors import RequestError
 from llama2gpu.measure import quality
 from llama2gpu.measure.difference import TEXT
 from llama2gpu.measure.quality import QualityResult, measure_quality
 from llama2gpu.measure.score import Scores
+from llama2gpu.tokenizer import load_tokenizer
 
 FOLDER = SHIPPED["stories"]
 QUOTED = "“Who can help me?” she asked, and the cat went to look."
@@ -52,7 +54,9 @@ def transformers_losses(context: int, stride: int) -> torch.Tensor:
     return torch.stack([total, torch.tensor(count)])
 
 
-@pytest.mark.parametrize(("context", "stride"), [(384, None), (128, None), (128, 48), (64, 1)])
+@pytest.mark.parametrize(
+    ("context", "stride"), [(384, None), (128, None), (128, 48), (64, 1), (900, None)]
+)
 def test_perplexity_of_transformers(context: int, stride: int | None) -> None:
     total, count = transformers_losses(context, stride or context).tolist()
     found = measured(context=context, stride=stride)
@@ -60,6 +64,7 @@ def test_perplexity_of_transformers(context: int, stride: int | None) -> None:
     assert found.rows[0].perplexity == pytest.approx(math.exp(total / count), rel=1e-4)
     size = sum(len(text.encode()) for text in DOCUMENTS)
     assert found.bytes == size
+    assert (found.windows == len(DOCUMENTS)) == (context == 900)  # past the model's own 384
     assert found.rows[0].bits_per_byte == pytest.approx(total / math.log(2) / size, rel=1e-4)
 
 
@@ -136,6 +141,17 @@ def test_against_others(tmp_path: Path) -> None:
     assert far.divergence < far.divergence_99
     assert far.perplexity > full.perplexity
     assert found.other_pieces == {str(same): 0, str(other): 0}
+
+
+def test_against_a_file_with_its_tokenizer(tmp_path: Path, told: list[str]) -> None:
+    checkpoint = open_checkpoint("stories")
+    target = Target("gguf", tmp_path / "a.gguf")
+    convert(checkpoint, target, load_tokenizer(FOLDER), lambda done, total: None)
+    for model, other in (("stories", tmp_path / "a.gguf"), (tmp_path / "a.gguf", "stories")):
+        found = measured(told, model=model, against=[other])
+        assert found.rows[1].divergence < 1e-9
+        assert found.rows[1].change == pytest.approx(0, abs=1e-6)
+        assert found.other_pieces[str(other)] < 10
 
 
 def test_others_keep_their_own_facts(tmp_path: Path, told: list[str]) -> None:
