@@ -201,6 +201,7 @@ def _statistics(llama: "Llama", generation: "Generation") -> dict[str, Any]:
         "decode_tokens": stats.decode_tokens,
         "decode_tokens_per_second": _rate(stats.decode_tokens, stats.decode_seconds),
         "weight_gigabytes_per_second": steps_per_second and steps_per_second * nbytes / 1e9,
+        "cache_bytes": llama.engine.cache.nbytes,
         "peak_memory_bytes": peak_memory(llama.backend.device),
         "seed": generation.completion.seed,
         "backend": llama.backend.label,

@@ -14,6 +14,7 @@ documents' own text, and, of one that is cut short, what its predicted tokens de
 
 import gc
 import math
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -132,7 +133,7 @@ def measure_quality(
             f"a stride of {stride} was asked for, but a window has {size} tokens: give 1 to {size}"
         )
     other_pieces = {str(name): _other_pieces(llama, name) for name in against}
-    read: list[list[int]] = []
+    read: list[Sequence[int]] = []
     windows = cut_windows(_encoded(llama, documents, read), size, tokens, stride)
     reference = score_reference(llama.engine, windows, partial(progress, "full precision"))
     scores = reference.scores
@@ -218,14 +219,16 @@ def _load(name: str, progress: Stages, keywords: Mapping[str, Any]) -> Llama:
     return load(**keywords, progress=partial(progress, f"{name}, loading"))
 
 
-def _encoded(llama: Llama, documents: Sequence[str], read: list[list[int]]) -> Iterator[list[int]]:
+def _encoded(
+    llama: Llama, documents: Sequence[str], read: list[Sequence[int]]
+) -> Iterator[Sequence[int]]:
     """Each document's ids, with the tokens that the model was trained to begin and end it with.
 
-    Those that were asked for are also in `read`.
+    Those that were asked for are also in `read`. Slices of them are no copies.
     """
     ends = end_ids(llama.checkpoint, llama.tokenizer)
     for text in documents:
-        read.append([*llama.tokenizer.encode(text), *ends[:1]])
+        read.append(memoryview(array("q", [*llama.tokenizer.encode(text), *ends[:1]])))
         yield read[-1]
 
 

@@ -75,6 +75,13 @@ def test_json(tiny: list[str]) -> None:
     assert {"text", "stats"} <= set(answer)
 
 
+def test_bytes_of_the_cache(tiny: list[str]) -> None:
+    asked = [*tiny, "ab", "-n", "3", "--json", "--quiet"]
+    for kind, element in (("auto", 4), ("int8", 1 + 4 / 4)):  # a scale for each head of 4
+        stats = json.loads(run(*asked, "--kv-dtype", kind).stdout)["stats"]
+        assert stats["cache_bytes"] == 64 * 2 * 2 * 4 * element  # a page; 2 layers of k and v
+
+
 def test_echo(tiny: list[str]) -> None:
     assert run(*tiny, "ab", "-n", "1").stdout.startswith("ab")
     assert not run(*tiny, "ab", "-n", "1", "--no-echo").stdout.startswith("ab")
