@@ -53,6 +53,7 @@ DTYPES = {
 )
 @options.tokenizer
 @options.rope_theta
+@options.rope_scaling
 @options.norm_eps
 @click.option(
     "--overwrite", is_flag=True, help="Replace OUT, and tokenizer.bin beside a llama2.c file."
@@ -76,7 +77,8 @@ def command(source: str, out: Path, form: str, as_json: bool, quiet: bool, **res
         from llama2gpu.checkpoints.convert import Target, convert
         from llama2gpu.errors import TokenizerError
         from llama2gpu.tokenizer import tokenizer_of
-    checkpoint = open_checkpoint(source, rope_theta=rest["rope_theta"], norm_eps=rest["norm_eps"])
+    asked = {name: rest[name] for name in ("rope_theta", "rope_scaling", "norm_eps")}
+    checkpoint = open_checkpoint(source, **asked)
     dtype = None if rest["dtype"] == "auto" else getattr(torch, DTYPES[rest["dtype"]])
     words, problems = None, []
     try:

@@ -1,4 +1,4 @@
-"""`llama2gpu eval`: what quantization costs, measured on a text."""
+"""`llama2gpu eval`: how well a model predicts a text, and how quantized or other ones compare."""
 
 import dataclasses
 import json
@@ -45,6 +45,14 @@ def read_quants(ctx: click.Context, param: click.Parameter, values: tuple[str, .
     "may be repeated.",
 )
 @click.option(
+    "--against",
+    multiple=True,
+    metavar=options.MODEL,
+    callback=lambda ctx, param, values: tuple(dict.fromkeys(values)),
+    help="Measure this checkpoint too, as it is stored, on the same tokens; it must have the same "
+    "vocabulary; may be repeated.",
+)
+@click.option(
     "--calibrate",
     metavar="FILE",
     type=click.Path(path_type=Path),
@@ -55,6 +63,12 @@ def read_quants(ctx: click.Context, param: click.Parameter, values: tuple[str, .
     "--context",
     type=click.IntRange(1),
     help="Tokens of a window.  [default: the model's context, at most 2048]",
+)
+@click.option(
+    "--stride",
+    type=click.IntRange(1),
+    help="Tokens from one window to the next: windows that overlap score each token once, with "
+    "more before it, and take longer.  [default: the window]",
 )
 @click.option(
     "--tokens",
@@ -68,6 +82,7 @@ def read_quants(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 @options.device
 @options.dtype("Type of full precision")
 @options.rope_theta
+@options.rope_scaling
 @options.norm_eps
 @options.threads
 @options.as_json
@@ -76,10 +91,12 @@ def command(text: str, as_json: bool, quiet: bool, **values: Any) -> None:
     """Measure how well a model predicts TEXT, and what quantization costs.
 
     TEXT is a UTF-8 file that the model has not seen, or - for standard input; a line <|endoftext|>
-    stands between two documents. The first row of the table is full precision. The others say by
-    how much perplexity changed, give or take the standard error; the mean KL divergence of the
-    next token's distribution from full precision's; how often both find the same token likeliest;
-    and the bytes of weights that a decoded token reads.
+    stands between two documents. First is the model in full precision: its perplexity, give or
+    take the standard error, and its bits per byte of the text. The other rows of the table say by
+    how much perplexity changed, give or take; the mean and the 99th percentile of the KL divergence
+    of the next token's distribution from the first row's; how often both find the same token
+    likeliest; and the bytes of weights that a decoded token reads. Standard errors are as though
+    tokens were independent.
     """
     check_calibration(text, values["quants"], values["calibrate"])
     documents = read(text)
@@ -91,7 +108,10 @@ def command(text: str, as_json: bool, quiet: bool, **values: Any) -> None:
 
     if values["threads"]:
         torch.set_num_threads(values["threads"])
-    alike = ("tokenizer", "context", "tokens", "kv_dtype", "backend", "device", "dtype")
+    alike = [
+        *("against", "tokenizer", "context", "stride", "tokens", "kv_dtype", "backend"),
+        *("device", "dtype", "rope_theta", "rope_scaling", "norm_eps"),
+    ]
     with stages(quiet) as progress:
         result = measure_quality(
             documents,
@@ -99,16 +119,12 @@ def command(text: str, as_json: bool, quiet: bool, **values: Any) -> None:
             model=values["model"] or DEFAULT_MODEL,
             calibration=values["calibrate"],
             ops=dict(values["op"]),
-            rope_theta=values["rope_theta"],
-            norm_eps=values["norm_eps"],
             progress=progress,
             **{name: values[name] for name in alike},
         )
     if not quiet:
-        click.echo(headline(result), err=True)
-        for row in result.rows:
-            if row.left_dense is not None:
-                click.echo(f"{row.name}: {row.left_dense}", err=True)
+        for line in (headline(result), *notes(result)):
+            click.echo(line, err=True)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(result), allow_nan=False))
     else:
@@ -167,25 +183,49 @@ def headline(result: "QualityResult") -> str:
     """What was measured, in one line."""
     r = result
     windows = f"{r.windows:,} window{'s' * (r.windows > 1)} of at most {r.context:,}"
+    windows += f" by a stride of {r.stride:,}" if r.stride < r.context else ""
     parts = [r.model, f"{r.tokens:,} tokens in {windows}", f"backend {r.backend}"]
     return " · ".join([*parts, f"dtype {r.dtype}", r.machine["device"]])
 
 
+def notes(result: "QualityResult") -> Iterator[str]:
+    """A line for each row that is not quite what was asked for."""
+    for row in result.rows:
+        if row.left_dense is not None:
+            yield f"{row.name}: {row.left_dense}"
+    for name, count in result.other_pieces.items():
+        if count:
+            yield (
+                f"{name}: its own tokenizer reads {count:,} of the ids differently; the text is "
+                f"in those of {result.model}"
+            )
+
+
 def show(result: "QualityResult") -> None:
-    """The rows as a table, in 100 columns where stdout is no terminal."""
+    """The first row in a line, and all as a table, in 100 columns where stdout is no terminal."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("weights", no_wrap=True)
-    for name in ("perplexity", "change, %", "KL, nats", "top-1, %", "read a token"):
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("weights", overflow="fold")
+    for name in ("perplexity", "change, %", "KL, nats", "KL 99 %", "top-1, %", "read"):
         table.add_column(name, justify="right", no_wrap=True)
     first, *others = result.rows
-    table.add_row(first.name, f"{first.perplexity:.4f}", "", "", "", size(first.weight_bytes))
+    click.echo(summary(result) + "\n")
+    table.add_row(first.name, f"{first.perplexity:.4f}", *[""] * 4, size(first.weight_bytes))
     for row in others:
         table.add_row(*cells(row))
     Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(table)
+
+
+def summary(result: "QualityResult") -> str:
+    """What the first row says of the text by itself."""
+    first = result.rows[0]
+    found = f"perplexity {first.perplexity:.4f} ± {first.perplexity_error:.4f}"
+    if first.bits_per_byte is not None:
+        found += f" · {first.bits_per_byte:.4f} bits per byte of {result.bytes:,}"
+    return found
 
 
 def cells(row: "Quality") -> list[str]:
@@ -195,6 +235,7 @@ def cells(row: "Quality") -> list[str]:
         f"{row.perplexity:.4f}",
         f"{row.change:+.2f} ± {row.change_error:.2f}",
         f"{row.divergence:.5f}",
+        f"{row.divergence_99:.5f}",
         f"{100 * row.agreement:.2f}",
         size(row.weight_bytes),
     ]

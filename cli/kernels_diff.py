@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 @quant_options.quantization("none")
 @options.device
 @options.rope_theta
+@options.rope_scaling
 @options.norm_eps
 @options.threads
 @click.option("--layers", "each", is_flag=True, help="A row for each layer and way.")
@@ -90,7 +91,8 @@ def measure(
 
     if values["threads"]:
         torch.set_num_threads(values["threads"])
-    alike = ("tokenizer", "device", "dtype", "calibration", "rope_theta", "norm_eps")
+    alike = ["tokenizer", "device", "dtype", "calibration", "rope_theta", "rope_scaling"]
+    alike += ["norm_eps"]
     with loading(quiet) as progress:
         pair = load_pair(
             values["a"],

@@ -1,9 +1,12 @@
 """The command `llama2gpu`: its subcommands, and how each of them ends."""
 
 import importlib
+import logging
 import os
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -78,7 +81,8 @@ class Program(click.Group):
         show_all(sys.stdout)
         try:
             try:
-                status = super().main(*args, **(extra | {"standalone_mode": False})) or 0
+                with telling():
+                    status = super().main(*args, **(extra | {"standalone_mode": False})) or 0
             finally:
                 flush(sys.stdout)
         except click.ClickException as error:
@@ -97,6 +101,33 @@ class Program(click.Group):
             click.echo(f"{NAME}: error: {one_line(MemoryError())}", err=True)
             status = 1
         sys.exit(status)
+
+
+class Teller(logging.Handler):
+    """Prints what is logged on stderr, each line once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """The message alone."""
+        if (line := record.getMessage()) not in self.told:
+            self.told.add(line)
+            click.echo(line, err=True)
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """The package's warnings on stderr, for as long as the block lasts."""
+    logger, teller = logging.getLogger(NAME), Teller()
+    level = logger.level
+    logger.addHandler(teller)
+    try:
+        yield
+    finally:
+        logger.removeHandler(teller)
+        logger.setLevel(level)
 
 
 def one_line(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Options and arguments that several commands take, each said once."""
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,29 @@ rope_theta = click.option(
     type=click.FloatRange(min=1.0, min_open=True),
     help="Base of the RoPE frequencies, where the checkpoint has none or a wrong one.",
 )
+
+
+def read_scaling(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Callback of --rope-scaling: what `parse_scaling` takes."""
+    if value is None:
+        return None
+    from llama2gpu.checkpoints.rope_config import parse_scaling
+    from llama2gpu.errors import RequestError
+
+    try:
+        parse_scaling(value)
+    except RequestError as error:
+        raise click.BadParameter(f"{error}.") from None
+    return value
+
+
+rope_scaling = click.option(
+    "--rope-scaling",
+    metavar="TYPE:FACTOR",
+    callback=read_scaling,
+    help="Stretch RoPE and the context by a factor, in place of what the checkpoint says: "
+    "linear:4, llama3:8 or yarn:4, say.",
+)
 norm_eps = click.option(
     "--norm-eps",
     type=click.FloatRange(min=0.0, max=1.0, min_open=True, max_open=True),
@@ -65,7 +89,16 @@ def kv_dtype(text: str) -> Callable[[FC], FC]:
 threads = click.option(
     "--threads", type=click.IntRange(1, 1024), help="CPU threads to compute with."
 )
-quiet = click.option("-q", "--quiet", is_flag=True, help="Print nothing on stderr.")
+
+
+def hush(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    """Callback of --quiet: the package's log is no more told on stderr than all else."""
+    if value:
+        logging.getLogger("llama2gpu").setLevel(logging.ERROR)
+    return value
+
+
+quiet = click.option("-q", "--quiet", is_flag=True, callback=hush, help="Print nothing on stderr.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 backend = click.option(

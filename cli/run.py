@@ -24,8 +24,15 @@ if TYPE_CHECKING:
 @options.dtype("Type of the weights")
 @quant_options.quantization(default="none")
 @options.sampling
-@click.option("--ctx", "context", type=click.IntRange(1), help="Positions to use at most.")
+@click.option(
+    "--ctx",
+    "context",
+    type=click.IntRange(1),
+    help="Positions to use at most; what lies past the model's own context may make no sense.  "
+    "[default: the model's context]",
+)
 @options.rope_theta
+@options.rope_scaling
 @options.norm_eps
 @options.threads
 @options.kv_dtype("; int8 takes about half of the memory of 16 bits")
@@ -128,6 +135,7 @@ def _load(rest: dict[str, Any], quiet: bool) -> "Llama":
             calibration=rest["calibration"],
             context=rest["context"],
             rope_theta=rest["rope_theta"],
+            rope_scaling=rest["rope_scaling"],
             norm_eps=rest["norm_eps"],
             kv_cache=not rest["no_kv_cache"],
             kv_dtype=rest["kv_dtype"],
@@ -193,6 +201,7 @@ def _statistics(llama: "Llama", generation: "Generation") -> dict[str, Any]:
         "decode_tokens": stats.decode_tokens,
         "decode_tokens_per_second": _rate(stats.decode_tokens, stats.decode_seconds),
         "weight_gigabytes_per_second": steps_per_second and steps_per_second * nbytes / 1e9,
+        "cache_bytes": llama.engine.cache.nbytes,
         "peak_memory_bytes": peak_memory(llama.backend.device),
         "seed": generation.completion.seed,
         "backend": llama.backend.label,

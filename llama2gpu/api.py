@@ -1,5 +1,6 @@
 """The Python API: load a model, generate, stream."""
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Seq
@@ -15,6 +16,7 @@ from llama2gpu.backends import auto_order, choose_backend
 from llama2gpu.backends.base import Backend
 from llama2gpu.checkpoints import SHIPPED, Checkpoint, open_checkpoint
 from llama2gpu.checkpoints.weights import Progress, Quantizer, load_weights
+from llama2gpu.config import LIMITS
 from llama2gpu.engine import CHUNK, Engine, Stats
 from llama2gpu.errors import RequestError
 from llama2gpu.model import Model
@@ -198,7 +200,7 @@ class Llama:
 def load(
     model: str | Path = DEFAULT_MODEL,
     *,
-    tokenizer: str | Path | None = None,
+    tokenizer: str | Path | Tokenizer | None = None,
     backend: str = "auto",
     device: str = "auto",
     dtype: str = "auto",
@@ -207,6 +209,7 @@ def load(
     calibration: str | Path | None = None,
     context: int | None = None,
     rope_theta: float | None = None,
+    rope_scaling: str | None = None,
     norm_eps: float | None = None,
     kv_cache: bool = True,
     kv_dtype: str = "auto",
@@ -216,8 +219,12 @@ def load(
     """Loads a checkpoint of any format, its tokenizer and a backend.
 
     model: file, folder, Hub name, or "stories", which comes with the package.
-    tokenizer: where it does not lie beside the model.
-    ops: single ops from other backends, {op: backend}. context: positions of a sequence at most.
+    tokenizer: one, or where it is, if that is not with the model.
+    ops: single ops from other backends, {op: backend}.
+    context: positions of a sequence at most; where these are more than the model's own, the logger
+    "llama2gpu" has a warning.
+    rope_theta, norm_eps: in place of what the checkpoint says, and so is rope_scaling, such as
+    "linear:4", "llama3:8" or "yarn:4", whose factor the context grows by.
     quant: "none", a `QuantSpec`, or text such as "int4" or "int8:32" (`quant.spec.parse_spec`).
     calibration: a text file for gptq and awq.
     kv_dtype: of cached keys and values; "auto" as the activations, "int8" about half of 16 bits.
@@ -234,7 +241,9 @@ def load(
             raise RequestError(f"{name} is {value!r}: choose {', '.join(known)}")
     server = choose_backend(backend, device, ops)  # what is wrong is told before the Hub is asked
     spec = read_spec(quant, calibration)
-    checkpoint = open_checkpoint(model, rope_theta=rope_theta, norm_eps=norm_eps)
+    checkpoint = open_checkpoint(
+        model, rope_theta=rope_theta, rope_scaling=rope_scaling, norm_eps=norm_eps
+    )
     kind = weight_kind(checkpoint, spec)
     if backend == "auto" and auto_order(server.device, kind) != auto_order(server.device):
         server = choose_backend(backend, device, ops, kind)
@@ -297,9 +306,18 @@ def auto_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def _check_context(context: int | None, checkpoint: Checkpoint) -> None:
-    trained = checkpoint.config.context
-    if context is not None and not 0 < context <= trained:
+    """Refuses a context that none can have, and warns of one that the model did not learn."""
+    own = checkpoint.config.context
+    most = LIMITS["context"]
+    if context is not None and not 0 < context <= most:
         raise RequestError(
-            f"a context of {context} was asked for, but the model was trained for {trained}: "
-            f"give 1 to {trained}"
+            f"a context of {context} was asked for: give 1 to {most}; the model has {own}"
+        )
+    if context is not None and context > own:
+        logging.getLogger("llama2gpu").warning(
+            "llama2gpu: a context of %d was asked for, but %r has one of %d: what it writes past "
+            "that may make no sense; RoPE scaling (--rope-scaling) stretches it",
+            context,
+            checkpoint.path.name,
+            own,
         )

@@ -37,7 +37,7 @@ class Request:
         if len(self.prompt) > context:
             raise RequestError(
                 f"the prompt has {len(self.prompt)} tokens but the context holds {context}: "
-                "shorten the prompt"
+                "shorten the prompt, or ask for more (--ctx)"
             )
         for token in self.prompt:
             if not 0 <= token < vocab:

@@ -11,6 +11,7 @@ from llama2gpu.checkpoints.files import list_folder, read_start, status
 from llama2gpu.checkpoints.huggingface import open_huggingface
 from llama2gpu.checkpoints.llama2c import open_llama2c
 from llama2gpu.checkpoints.meta import open_meta
+from llama2gpu.checkpoints.rope_config import parse_scaling, stretched
 from llama2gpu.errors import CheckpointError, UnsupportedModelError
 from llama2gpu.files import one_line
 
@@ -34,19 +35,28 @@ _PARTS = (b"PK\x03\x04", b"\x80\x02\x8a", b'{"', b"{\n")
 
 
 def open_checkpoint(
-    source: str | Path, *, rope_theta: float | None = None, norm_eps: float | None = None
+    source: str | Path,
+    *,
+    rope_theta: float | None = None,
+    rope_scaling: str | None = None,
+    norm_eps: float | None = None,
 ) -> Checkpoint:
     """Opens a checkpoint of one file, a folder of Meta's or Hugging Face's, or a model by its name.
 
     A path that exists is opened; otherwise "stories" is the model that comes with the package,
     and a name such as `org/name` is fetched from the Hub.
-    `rope_theta` and `norm_eps` take the place of what the checkpoint says, or does not say.
-    Raises `CheckpointError`, whose message is always one line.
+    `rope_theta`, `rope_scaling` (`rope_config.stretched` reads it, and the context grows with it)
+    and `norm_eps` take the place of what the checkpoint says, or does not say.
+    Raises `CheckpointError`, whose message is always one line, and `RequestError` for a scaling.
     """
+    if rope_scaling is not None:
+        parse_scaling(rope_scaling)  # what is wrong is told before the Hub is asked
     try:
         checkpoint = _open(source)
         if rope_theta is not None:
             checkpoint.config = replace(checkpoint.config, rope_theta=rope_theta)
+        if rope_scaling is not None:
+            checkpoint.config = stretched(checkpoint.config, rope_scaling)
         if norm_eps is not None:
             checkpoint.config = replace(checkpoint.config, norm_eps=norm_eps)
     except CheckpointError as error:

@@ -1,14 +1,15 @@
-"""Rotary settings of a Hugging Face `config.json`, in its old and its new spelling.
+"""Rotary settings of a Hugging Face `config.json`, and those that a user asks for in their place.
 
-Up to transformers 4: `rope_theta` and `rope_scaling` {`rope_type`, or `type` in the oldest, …}.
-From 5: `rope_parameters`, which holds both.
+In the file, up to transformers 4: `rope_theta` and `rope_scaling` {`rope_type`, or `type` in the
+oldest, …}. From 5: `rope_parameters`, which holds both.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from llama2gpu.checkpoints.fields import Fields
-from llama2gpu.config import LIMITS, RopeScaling
-from llama2gpu.errors import CheckpointError, UnsupportedModelError
+from llama2gpu.config import LIMITS, Config, RopeScaling
+from llama2gpu.errors import CheckpointError, RequestError, UnsupportedModelError
 
 
 def read_rope(config: Fields, context: int) -> tuple[float, RopeScaling | None]:
@@ -31,6 +32,42 @@ def read_rope(config: Fields, context: int) -> tuple[float, RopeScaling | None]:
             f"default, {', '.join(_READERS)} are"
         )
     return theta, _READERS[kind](rope, context)
+
+
+def parse_scaling(text: str) -> tuple[str, float]:
+    """Type and factor of a scaling: "yarn:4" is ("yarn", 4.0). Raises `RequestError`."""
+    kind, _, factor = str(text).partition(":")
+    try:
+        number = float(factor)
+    except ValueError:
+        number = 0.0
+    if kind not in _READERS or not 1 <= number < float("inf"):
+        raise RequestError(
+            f"RoPE scaling {str(text)[:40]!r} is none: give TYPE:FACTOR, yarn:4 say, of a type of "
+            f"{', '.join(_READERS)} and a factor from 1"
+        )
+    return kind, number
+
+
+def stretched(config: Config, text: str) -> Config:
+    """The config with the scaling that `parse_scaling` reads in `text`, in place of its own.
+
+    The original context is the config's, or what its own scaling names as such; the new context is
+    that times the factor. What else a type takes is as in a `config.json` that leaves it out, and
+    for llama3 Llama 3.1's 1 and 4. Raises `RequestError`.
+    """
+    kind, factor = parse_scaling(text)
+    own, context, most = config.rope_scaling, config.context, LIMITS["context"]
+    if own is not None and own.type != "linear":
+        context = own.original_context
+    if context * factor > most:
+        raise RequestError(
+            f"RoPE scaling {text[:40]} takes a context of {context} past {most}: give a factor up "
+            f"to {most // context}"
+        )
+    values = {"factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling = _READERS[kind](Fields("RoPE scaling", values), context)
+    return replace(config, rope_scaling=scaling, context=int(context * factor))
 
 
 def _linear(rope: Fields, context: int) -> RopeScaling:

@@ -48,6 +48,7 @@ def load_pair(
     quant: str | QuantSpec = "none",
     calibration: str | Path | None = None,
     rope_theta: float | None = None,
+    rope_scaling: str | None = None,
     norm_eps: float | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ModelPair:
@@ -58,7 +59,9 @@ def load_pair(
     """
     first, second = choose_backend(a, device), choose_backend(b, device)
     spec = read_spec(quant, calibration)
-    checkpoint = open_checkpoint(model, rope_theta=rope_theta, norm_eps=norm_eps)
+    checkpoint = open_checkpoint(
+        model, rope_theta=rope_theta, rope_scaling=rope_scaling, norm_eps=norm_eps
+    )
     words = tokenizer_of(checkpoint, tokenizer)
     outcomes: list[Outcome] = []
     quantizer = None

@@ -8,6 +8,7 @@ in float16 would be 1.3 GB, and rounded. So two models need not be in memory tog
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -21,32 +22,62 @@ PASS = 2048
 #: Elements of the log-probabilities that are looked at together: 32 MB in float64.
 LOOK = 1 << 22
 
-Window = Sequence[int]
-
 #: Called with the tokens scored so far and in all.
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Scores:
-    """What a model makes of some windows, beside a reference.
+class Window:
+    """Ids that a model sees together, the last one only to be predicted.
 
-    losses: negative log-likelihoods in nats, float64 [all T], on the CPU. divergence: mean
-    KL(reference ‖ model) of the next token's distribution, nats a token. agreement: share of the
-    places, 0 to 1, where both find the same token likeliest.
+    known: how many of the first predictions are not scored: other windows made them, and here
+    these ids are context only.
+    """
+
+    ids: Sequence[int]
+    known: int = 0
+
+    @property
+    def seen(self) -> int:
+        """Ids that the model takes, each with the one behind it to predict."""
+        return len(self.ids) - 1
+
+    @property
+    def scored(self) -> int:
+        """Predictions that count."""
+        return self.seen - self.known
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model makes of some windows, beside a reference; a place is a prediction that counts.
+
+    losses: negative log-likelihoods in nats. divergences: KL(reference ‖ model) of the next token's
+    distribution, nats. Both float64 [places], on the CPU. agreement: share of the places, 0 to 1,
+    where both find the same token likeliest.
     """
 
     losses: torch.Tensor
-    divergence: float = 0.0
+    divergences: torch.Tensor
     agreement: float = 1.0
+
+    @property
+    def divergence(self) -> float:
+        """The mean of all places."""
+        return self.divergences.mean().item()
+
+    @property
+    def divergence_99(self) -> float:
+        """The 99th percentile of all places."""
+        return float(np.quantile(self.divergences.numpy(), 0.99))  # PyTorch's takes 2²⁴ at most
 
 
 @dataclass(frozen=True)
 class Reference:
     """The model that others are compared with, as far as that needs it.
 
-    head: a model without layers, for its `logits` alone. hidden: states [T, dim] of each pass, on
-    the CPU.
+    head: a model without layers, for its `logits` alone. hidden: states [T, dim] of each pass's
+    places, on the CPU.
     """
 
     head: Model
@@ -54,21 +85,29 @@ class Reference:
     scores: Scores
 
 
-def cut_windows(documents: Iterable[Window], context: int, tokens: int) -> list[Window]:
+def cut_windows(
+    documents: Iterable[Sequence[int]], context: int, tokens: int, stride: int | None = None
+) -> list[Window]:
     """Windows of documents' ids: at most `context` to see, and after each the one to predict.
 
-    Within a document each begins with the id that the one before predicted last.
-    tokens: predicted at most in all; what comes after is not looked at.
-    Raises `RequestError` where there is nothing to predict.
+    Within a document each begins `stride` ids behind the one before, `context` where not given, and
+    scores what none before it did: overlapping windows give each prediction at least
+    context − stride + 1 ids to see, or all before it (Hugging Face's guide "Perplexity of
+    fixed-length models" has the method). tokens: predicted at most in all; what comes after is not
+    looked at. Raises `RequestError` where there is nothing to predict.
     """
     windows: list[Window] = []
     left = tokens
     for ids in documents:
-        for start in range(0, len(ids) - 1, context):
-            windows.append(ids[start : start + min(context, left) + 1])
-            left -= len(windows[-1]) - 1
-            if not left:
-                return windows
+        done, last = 0, min(len(ids) - 1, left)
+        for start in range(0, last, stride or context):
+            if done < last:
+                end = min(start + context, last)
+                windows.append(Window(ids[start : end + 1], done - start))
+                done = end
+        left -= done
+        if not left:
+            break
     if not windows:
         raise RequestError("the text is too short, with no token to predict: give more text")
     return windows
@@ -86,7 +125,8 @@ def score_reference(
             losses.append(_losses(_log_probabilities(model, part), wanted))
     weights = replace(model.weights, embed=None, layers=())
     head = Model(model.config, weights, model.backend, model.dtype, model.context)
-    return Reference(head, hidden, Scores(torch.cat(losses)))
+    found = torch.cat(losses)
+    return Reference(head, hidden, Scores(found, torch.zeros_like(found)))
 
 
 @torch.inference_mode()
@@ -103,7 +143,7 @@ def score(
             f"a vocabulary of {model.config.vocab} can't be compared with one of "
             f"{full.config.vocab}: give models of one family"
         )
-    losses, divergence, same = [], 0.0, 0
+    losses, divergences, same = [], [], []
     passes = _passes(engine, windows, progress)
     for (x, targets), kept in zip(passes, reference.hidden, strict=True):
         for part, base, wanted in _looks(model, x, kept, targets):
@@ -111,11 +151,10 @@ def score(
             p = _log_probabilities(full, base.to(full.backend.device))
             losses.append(_losses(q, wanted))
             far, alike = _distances(q, p)
-            divergence += far.sum().item()
-            same += int(alike.sum())
-    count = len(reference.scores.losses)
-    # rounding may leave a divergence of zero just below it
-    return Scores(torch.cat(losses), max(divergence / count, 0.0), same / count)
+            divergences.append(far)
+            same.append(alike)
+    agreement = torch.cat(same).double().mean().item()
+    return Scores(torch.cat(losses), torch.cat(divergences), agreement)
 
 
 def compare_states(
@@ -139,6 +178,7 @@ def _distances(q: torch.Tensor, p: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     """KL(p ‖ q) [T] of log-probabilities, and where both have the same largest, on the CPU."""
     p = p.to(q.device)
     divergences = F.kl_div(q, p, reduction="none", log_target=True).sum(dim=1)
+    divergences = divergences.clamp_min(0)  # rounding may leave one of zero just below it
     return divergences.cpu(), (q.argmax(1) == p.argmax(1)).cpu()
 
 
@@ -147,21 +187,25 @@ def _passes(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Hidden states [T, dim] and the ids int64 [T] to predict from them, several windows at once.
 
-    Equal windows give equal passes, whatever the model.
+    T are the places that count. Equal windows give equal passes, whatever the model.
     """
     cache, device = engine.cache, engine.device
-    done, total = 0, sum(len(window) - 1 for window in windows)
+    done, total = 0, sum(window.scored for window in windows)
     for several in _packs(windows):
-        counts = [len(window) - 1 for window in several]
-        cache.grow(max(sum(map(cache.pages_for, counts)) - cache.free_pages, 0))
-        spans = [Span(cache.take(cache.pages_for(count)), 0, count) for count in counts]
-        seen = torch.tensor([id for window in several for id in window[:-1]], device=device)
-        wanted = torch.tensor([id for window in several for id in window[1:]], device=device)
+        pages = [cache.pages_for(window.seen) for window in several]
+        cache.grow(max(sum(pages) - cache.free_pages, 0))
+        spans = [
+            Span(cache.take(count), 0, window.seen)
+            for count, window in zip(pages, several, strict=True)
+        ]
+        seen = torch.tensor([id for window in several for id in window.ids[:-1]], device=device)
         x = engine.model.forward(seen, build_batch(spans, cache.page, device), cache.layers)
         for span in spans:
             cache.give_back(list(span.pages))
-        yield x, wanted
-        done += len(seen)
+        counts = [n >= window.known for window in several for n in range(window.seen)]
+        wanted = [id for window in several for id in window.ids[window.known + 1 :]]
+        yield x[torch.tensor(counts, device=device)], torch.tensor(wanted, device=device)
+        done += len(wanted)
         progress(done, total)
 
 
@@ -169,7 +213,7 @@ def _packs(windows: Sequence[Window]) -> Iterator[list[Window]]:
     """The windows in order, in groups of `PASS` tokens."""
     several: list[Window] = []
     for window in windows:
-        if several and sum(map(len, several)) + len(window) > PASS:
+        if several and sum(len(one.ids) for one in several) + len(window.ids) > PASS:
             yield several
             several = []
         several.append(window)

@@ -45,12 +45,14 @@ class Carrier(Protocol):
         """The tokenizer within it."""
 
 
-def tokenizer_of(checkpoint: Carrier, given: str | Path | None = None) -> Tokenizer:
+def tokenizer_of(checkpoint: Carrier, given: str | Path | Tokenizer | None = None) -> Tokenizer:
     """The tokenizer to run a checkpoint with: the `given` one, the one within it, or one beside it.
 
     Raises `TokenizerError` where there is none, it is damaged, or it does not fit.
     """
     vocab = checkpoint.config.vocab
+    if isinstance(given, Tokenizer):
+        return given
     if given is not None:
         return load_tokenizer(given, vocab=vocab)
     embedded = checkpoint.embedded_tokenizer()

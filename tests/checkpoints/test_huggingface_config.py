@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llama2gpu.checkpoints import Checkpoint, open_checkpoint
+from llama2gpu.checkpoints.rope_config import parse_scaling, stretched
 from llama2gpu.config import RopeScaling
-from llama2gpu.errors import CheckpointError, UnsupportedModelError
+from llama2gpu.errors import CheckpointError, RequestError, UnsupportedModelError
 from tests.checkpoints.writers import CONFIG, random_tensors, write_huggingface
 
 TENSORS = random_tensors(CONFIG)
@@ -70,6 +71,35 @@ def test_rope_spellings(tmp_path: Path, kind: str, spelling: str) -> None:
         scaling = {spelling: kind, **given}
         config = opened(tmp_path, rope_scaling=scaling, rope_theta=5e5).config
     assert config == replace(CONFIG, rope_theta=5e5, rope_scaling=wanted)
+
+
+@pytest.mark.parametrize("kind", ["linear", "llama3", "yarn"])
+def test_a_scaling_that_is_asked_for_is_that_of_a_file(kind: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"rope_type": kind, "factor": 2.5}
+    if kind == "llama3":
+        given |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    given |= {} if kind == "linear" else {"original_max_position_embeddings": CONFIG.context}
+    longer = round(CONFIG.context * 2.5)
+    scaled = opened(tmp_path / "a", rope_scaling=given, max_position_embeddings=longer).config
+    plain = opened(tmp_path / "b").config
+    assert stretched(plain, f"{kind}:2.5") == scaled
+    again = stretched(scaled, "yarn:3")
+    base = longer if kind == "linear" else CONFIG.context
+    assert again.rope_scaling == RopeScaling("yarn", 3.0, original_context=base)
+    assert again.context == 3 * base
+
+
+@pytest.mark.parametrize("text", ["", "4", "yarn", "YARN:4", "dynamic:4", "yarn:-1", "yarn:inf"])
+def test_scalings_that_are_none(text: str) -> None:
+    with pytest.raises(RequestError, match="give TYPE:FACTOR, yarn:4 say, of a type of linear"):
+        parse_scaling(text)
+
+
+def test_a_scaling_goes_no_further_than_a_context_may() -> None:
+    most = (1 << 30) // CONFIG.context
+    assert stretched(CONFIG, f"linear:{most}").context <= 1 << 30
+    with pytest.raises(RequestError, match=f"give a factor up to {most}"):
+        stretched(CONFIG, f"linear:{most + 1}")
 
 
 def test_yarn_defaults(tmp_path: Path) -> None:

@@ -132,6 +132,15 @@ def test_mistakes(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+@pytest.mark.parametrize("form", ["hf", "gguf"])
+@pytest.mark.parametrize("kind", ["linear", "llama3", "yarn"])
+def test_rope_scaling_is_written(form: str, kind: str, tmp_path: Path) -> None:
+    convert("stories", tmp_path / "out", "--to", form, "--rope-scaling", f"{kind}:4")
+    wanted = open_checkpoint("stories", rope_scaling=f"{kind}:4").config
+    found = open_checkpoint(tmp_path / "out").config
+    assert (found.context, found.rope_scaling) == (4 * 384, wanted.rope_scaling)
+
+
 def test_without_a_tokenizer(tmp_path: Path) -> None:
     random_model(tmp_path / "in")
     for form in FORMATS:

@@ -112,6 +112,12 @@ def test_the_same_backend_twice(tiny: list[str]) -> None:
     assert found["logits"] == {"divergence": 0.0, "divergence_99": 0.0, "agreement": 1.0}
 
 
+def test_rope_scaling_lets_more_tokens_in(tiny: list[str]) -> None:
+    words = ["--a", "torch", "--b", "torch", "--tokens", 20, "--json", "-q"]
+    assert diff(*tiny, *words, "--rope-scaling", "yarn:2").exit_code == 0
+    assert diff(*tiny, *words).exit_code == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

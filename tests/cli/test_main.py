@@ -1,4 +1,5 @@
 import errno
+import logging
 import os
 import signal
 import subprocess
@@ -44,6 +45,19 @@ def fail(error: BaseException) -> Callable[[], None]:
         raise error
 
     return act
+
+
+def test_what_is_logged_is_told_once() -> None:
+    logger = logging.getLogger("llama2gpu")
+
+    def act() -> None:
+        for line in ("one", "two", "one"):
+            logger.warning("%s line", line)
+        logging.getLogger("llama2gpu.part").warning("another")
+
+    result = CliRunner().invoke(program(act), ["act"])
+    assert (result.stdout, result.stderr) == ("", "one line\ntwo line\nanother\n")
+    assert (logger.handlers, logger.level) == ([], logging.NOTSET)
 
 
 def test_help_lists_commands_in_order() -> None:

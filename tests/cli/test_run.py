@@ -75,6 +75,13 @@ def test_json(tiny: list[str]) -> None:
     assert {"text", "stats"} <= set(answer)
 
 
+def test_bytes_of_the_cache(tiny: list[str]) -> None:
+    asked = [*tiny, "ab", "-n", "3", "--json", "--quiet"]
+    for kind, element in (("auto", 4), ("int8", 1 + 4 / 4)):  # a scale for each head of 4
+        stats = json.loads(run(*asked, "--kv-dtype", kind).stdout)["stats"]
+        assert stats["cache_bytes"] == 64 * 2 * 2 * 4 * element  # a page; 2 layers of k and v
+
+
 def test_echo(tiny: list[str]) -> None:
     assert run(*tiny, "ab", "-n", "1").stdout.startswith("ab")
     assert not run(*tiny, "ab", "-n", "1", "--no-echo").stdout.startswith("ab")
@@ -102,6 +109,35 @@ def test_without_bound_it_fills_the_context(tiny: list[str]) -> None:
     assert (len(answer["tokens"]), answer["stop_reason"]) == (16, "context")
 
 
+def test_past_its_context_a_line_warns(tiny: list[str]) -> None:
+    result = run(*tiny, "", "-n", "-1", "--ctx", "40", "--json")
+    assert len(json.loads(result.stdout)["tokens"]) == 40
+    first, headline, _ = result.stderr.splitlines()
+    assert first.startswith(
+        "llama2gpu: a context of 40 was asked for, but 'model.bin' has one of 16"
+    )
+    assert headline.startswith("model.bin ")
+    assert run(*tiny, "", "--ctx", "40", "--quiet", "-n", "1").stderr == ""
+    assert run(*tiny, "", "--ctx", "40", "-n", "1").stderr.startswith(first)
+    assert len(run(*tiny, "", "--ctx", "16", "-n", "1").stderr.splitlines()) == 2
+
+
+def test_rope_scaling_stretches_the_context(tiny: list[str]) -> None:
+    result = run(*tiny, "", "-n", "-1", "--rope-scaling", "linear:2.5", "--json")
+    answer = json.loads(result.stdout)
+    assert (len(answer["tokens"]), answer["stop_reason"]) == (40, "context")
+    assert len(result.stderr.splitlines()) == 2
+    beyond = run(*tiny, "", "-n", "1", "--rope-scaling", "yarn:2", "--ctx", "33").stderr
+    assert "but 'model.bin' has one of 32" in beyond
+
+
+@pytest.mark.parametrize("text", ["dynamic:4", "linear", "yarn:", "yarn:x", "yarn:0.5", "yarn:nan"])
+def test_scalings_that_are_none(tiny: list[str], text: str) -> None:
+    result = run(*tiny, "--rope-scaling", text)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"RoPE scaling '{text}' is none: give TYPE:FACTOR" in result.stderr
+
+
 def test_stop_string(tiny: list[str]) -> None:
     words = [*tiny, "ab", "--json", "--logit-bias", "4=50", "--stop", "\x01\x01"]
     answer = json.loads(run(*words).stdout)
@@ -117,7 +153,8 @@ def test_stop_string(tiny: list[str]) -> None:
         (["--device", "cuda:99"], "not there"),
         (["--op", "nonsense=torch"], "unknown op 'nonsense'"),
         (["--op", "attention=nonsense"], "unknown backend 'nonsense'"),
-        (["--ctx", "17"], "trained for 16"),
+        (["--ctx", str(2**30 + 1)], "give 1 to 1073741824; the model has 16"),
+        (["--rope-scaling", "yarn:1e9"], "give a factor up to 67108864"),
         (["--tokenizer", "/nonexistent"], "/nonexistent"),
         (["--model", "/nonexistent"], "/nonexistent"),
         (["--prompt-file", "/nonexistent"], "/nonexistent"),

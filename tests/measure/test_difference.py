@@ -21,7 +21,7 @@ from llama2gpu.measure.difference import Difference, cut, find_difference, read_
 from llama2gpu.measure.model_pair import load_pair
 from llama2gpu.measure.op_errors import limit_for, row_error
 from llama2gpu.measure.op_walk import Place
-from llama2gpu.measure.score import compare_states, score, score_reference
+from llama2gpu.measure.score import Window, compare_states, score, score_reference
 from llama2gpu.model import Model
 from llama2gpu.ops.tolerance import Bound, bound
 from tests.measure.faults import Fault, Faulty, every, one
@@ -258,7 +258,7 @@ def test_a_large_row_hides_no_other() -> None:
 
 def test_logits_as_eval_measures_them() -> None:
     a, b = model_on(Faulty(CPU, Place(1, "gate_up"))), model_on(TorchBackend(CPU))
-    windows = [IDS]
+    windows = [Window(IDS)]
     reference = score_reference(Engine(b), windows)
     scores = score(Engine(a), windows, reference)
     found = find_difference(a, b, IDS[:-1])

@@ -21,7 +21,7 @@ from llama2gpu.engine import Engine
 from llama2gpu.errors import RequestError
 from llama2gpu.measure import quality, score
 from llama2gpu.measure.quality import measure_quality
-from llama2gpu.measure.score import cut_windows, score_reference
+from llama2gpu.measure.score import Window, cut_windows, score_reference
 from llama2gpu.quant.spec import QuantSpec
 
 A, B, C = range(3)
@@ -68,7 +68,7 @@ def table_engine(after_a: Sequence[float], after_b: Sequence[float]) -> Engine:
     return engine(Changed(RandomCheckpoint(config, torch.float32), own))
 
 
-def random_windows(count: int = 5, context: int = 20) -> list[Sequence[int]]:
+def random_windows(count: int = 5, context: int = 20) -> list[Window]:
     random = torch.Generator().manual_seed(3)
     ids = torch.randint(TINY.vocab, (count, context + 7), generator=random).tolist()
     return cut_windows(ids, context, 10**9)
@@ -77,7 +77,7 @@ def random_windows(count: int = 5, context: int = 20) -> list[Sequence[int]]:
 def test_by_hand() -> None:
     full = table_engine([1 / 2, 1 / 4, 1 / 4], [1 / 8, 1 / 8, 3 / 4])
     other = table_engine([1 / 8, 3 / 4, 1 / 8], [1 / 4, 1 / 4, 1 / 2])
-    windows = [[A, A, B, C]]
+    windows = [Window([A, A, B, C])]
     reference = score_reference(full, windows)
     assert reference.scores.losses.tolist() == pytest.approx(
         [math.log(2), math.log(4), -math.log(3 / 4)], abs=1e-6
@@ -88,26 +88,44 @@ def test_by_hand() -> None:
     )
     after_a = (math.log(4) + math.log(1 / 3) / 2 + math.log(2) / 2) / 2
     after_b = math.log(1 / 2) / 4 + math.log(3 / 2) * 3 / 4
+    assert found.divergences.tolist() == pytest.approx([after_a, after_a, after_b], abs=1e-6)
     assert found.divergence == pytest.approx((2 * after_a + after_b) / 3, abs=1e-6)
+    assert found.divergence_99 == pytest.approx(after_a, abs=1e-6)
     assert found.agreement == pytest.approx(1 / 3)  # C after B, but not A after A
 
 
-@pytest.mark.parametrize("backend", ["torch", "numpy"])
-def test_losses_of_transformers(backend: str, tmp_path: Path) -> None:
+def transformers_loss(model: Any, window: Window) -> float:
+    """Mean over the places that count, of a `LlamaForCausalLM`."""
+    labels = torch.tensor([window.ids])
+    labels[:, : window.known + 1] = -100
+    with torch.inference_mode():
+        return float(model(torch.tensor([window.ids]), labels=labels).loss)
+
+
+@pytest.mark.parametrize(
+    ("backend", "stride", "seen"),
+    [
+        ("torch", None, [(40, 0), (40, 0), (9, 0)]),
+        ("numpy", None, [(40, 0), (40, 0), (9, 0)]),
+        ("torch", 15, [(40, 0), (40, 25), (40, 25), (40, 25), (29, 25)]),
+        ("numpy", 39, [(40, 0), (40, 1), (11, 1)]),
+    ],
+)
+def test_losses_of_transformers(
+    backend: str, stride: int | None, seen: list[tuple[int, int]], tmp_path: Path
+) -> None:
     torch.manual_seed(7)
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 112, "num_hidden_layers": 3}
     sizes |= {"num_attention_heads": 8, "num_key_value_heads": 2, "initializer_range": 0.2}
     wanted: Any = LlamaForCausalLM(LlamaConfig(vocab_size=98, **sizes)).train(False)
     wanted.save_pretrained(tmp_path)
     documents = torch.randint(98, (3, 90)).tolist()
-    windows = cut_windows(documents, 40, 10**9)
-    assert [len(window) for window in windows] == [41, 41, 10] * 3
+    windows = cut_windows(documents, 40, 10**9, stride)
+    assert [(window.seen, window.known) for window in windows] == seen * 3
     found = score_reference(engine(open_checkpoint(tmp_path), backend), windows).scores.losses
-    ends = torch.tensor([len(window) - 1 for window in windows]).cumsum(0)[:-1]
-    with torch.inference_mode():
-        for window, losses in zip(windows, found.tensor_split(ends), strict=True):
-            ids = torch.tensor([window])
-            assert abs(losses.mean() - wanted(ids, labels=ids).loss) < 1e-4
+    ends = torch.tensor([window.scored for window in windows]).cumsum(0)[:-1]
+    for window, losses in zip(windows, found.tensor_split(ends), strict=True):
+        assert abs(losses.mean() - transformers_loss(wanted, window)) < 1e-4
 
 
 @pytest.mark.parametrize("sizes", [(2048, 1 << 22, 1), (30, 300, 5), (1, 1, 10)])
@@ -142,32 +160,44 @@ def test_noise_in_the_weights_shows() -> None:
 
 
 def test_vocabularies_must_match() -> None:
-    reference = score_reference(table_engine([1 / 3] * 3, [1 / 3] * 3), [[A, B]])
+    reference = score_reference(table_engine([1 / 3] * 3, [1 / 3] * 3), [Window([A, B])])
     with pytest.raises(RequestError, match="vocabulary of 97 can't be compared with one of 3"):
-        score.score(engine(RandomCheckpoint(TINY, torch.float32)), [[A, B]], reference)
+        score.score(engine(RandomCheckpoint(TINY, torch.float32)), [Window([A, B])], reference)
 
 
 @given(
     st.lists(st.lists(st.integers(0, 9), max_size=12), max_size=5),
     st.integers(1, 6),
     st.integers(1, 40),
+    st.integers(1, 6),
 )
 def test_each_token_but_the_first_is_predicted_once(
-    documents: list[list[int]], context: int, tokens: int
+    documents: list[list[int]], context: int, tokens: int, stride: int
 ) -> None:
+    stride = min(stride, context)
     wanted = [id for document in documents for id in document[1:]][:tokens]
     if not wanted:
         with pytest.raises(RequestError, match="too short"):
-            cut_windows(documents, context, tokens)
+            cut_windows(documents, context, tokens, stride)
         return
-    windows = cut_windows(documents, context, tokens)
-    assert [id for window in windows for id in window[1:]] == wanted
-    assert all(2 <= len(window) <= context + 1 for window in windows)
+    windows = cut_windows(documents, context, tokens, stride)
+    assert [id for window in windows for id in window.ids[window.known + 1 :]] == wanted
+    assert all(1 <= window.scored <= window.seen <= context for window in windows)
+    assert all(window.known in (0, context - stride) for window in windows)
 
 
 def test_windows_of_a_long_document() -> None:
     assert cut_windows([range(8), range(3)], 3, 99) == [
-        range(4), range(3, 7), range(6, 8), range(3)
+        Window(range(4)), Window(range(3, 7)), Window(range(6, 8)), Window(range(3))
+    ]  # fmt: skip
+
+
+def test_windows_that_overlap() -> None:
+    assert cut_windows([range(9), range(3)], 4, 10, 3) == [
+        Window(range(5)), Window(range(3, 8), 1), Window(range(6, 9), 1), Window(range(3))
+    ]  # fmt: skip
+    assert cut_windows([range(99)], 4, 6, 1) == [
+        Window(range(5)), Window(range(1, 6), 3), Window(range(2, 7), 3)
     ]  # fmt: skip
 
 
@@ -210,7 +240,7 @@ def test_stories(stories: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_document_is_bos_tokens_and_end(stories: Path) -> None:
     llama = load(stories / "stories260K.bin", device="cpu")
     ids = llama.tokenizer.encode(STORIES[0])
-    windows = [[*ids, 1]]  # llama2.c ends a text with the BOS of the next
+    windows = [Window([*ids, 1])]  # llama2.c ends a text with the BOS of the next
     losses = score_reference(llama.engine, windows).scores.losses
     found = measure_quality(STORIES[:1], model=stories / "stories260K.bin", device="cpu")
     assert (found.tokens, found.windows, found.context) == (len(ids), 1, 512)

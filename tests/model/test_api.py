@@ -1,6 +1,7 @@
 """The Python API: streams in any order, threads, stop strings, what a caller may get wrong."""
 
 import gc
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -45,9 +46,33 @@ def llama() -> Llama:
     return make()
 
 
+def test_a_context_past_the_models_own_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    llama = load("stories", context=600, device="cpu")
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("llama2gpu", logging.WARNING)
+    assert "a context of 600 was asked for, but 'stories' has one of 384" in record.getMessage()
+    answer = llama.generate([1] + [300] * 500, temperature=0, max_tokens=200, ignore_eos=True)
+    assert (len(answer.tokens), answer.stop_reason) == (100, "context")
+    caplog.clear()
+    load("stories", context=384, device="cpu")
+    stretched = load("stories", context=600, rope_scaling="yarn:2", device="cpu")
+    assert (stretched.checkpoint.config.context, stretched.engine.model.context) == (768, 600)
+    with caplog.at_level(logging.ERROR, "llama2gpu"):
+        load("stories", context=600, device="cpu")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("context", [-1, 0, 2**30 + 1, 10**30])
+def test_contexts_that_none_can_have(context: int) -> None:
+    with pytest.raises(RequestError, match="give 1 to 1073741824; the model has 384"):
+        load("stories", context=context, device="cpu")
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
+        ({"rope_scaling": "dynamic:2"}, "give TYPE:FACTOR"),
+        ({"rope_scaling": 4}, "give TYPE:FACTOR"),
         ({"quant": None}, "quant is None: give text such as 'int4'"),
         ({"quant": 4}, "quant is 4: give text"),
         ({"quant": "int2"}, "int2"),

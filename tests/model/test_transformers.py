@@ -161,6 +161,24 @@ def test_llama2c_int8(tied: bool, tmp_path: Path) -> None:
     check(quantized, wanted)
 
 
+@pytest.mark.parametrize(
+    ("text", "scaling"),
+    [
+        ("linear:4", {"rope_type": "linear", "factor": 4.0}),
+        ("llama3:4", {**LLAMA3, "factor": 4.0}),
+        ("yarn:4", {**YARN, "original_max_position_embeddings": 128}),
+    ],
+)
+def test_scaling_override(text: str, scaling: dict[str, Any], tmp_path: Path) -> None:
+    hf_model(hf_config(max_position_embeddings=128)).save_pretrained(tmp_path)
+    wanted = hf_model(hf_config(max_position_embeddings=512, rope_scaling=scaling))
+    stretched = open_checkpoint(tmp_path, rope_scaling=text)
+    assert stretched.config.context == 512
+    check(stretched, wanted, length=500, chunk=190, backends=("torch",))
+    with pytest.raises(AssertionError):
+        check(open_checkpoint(tmp_path), wanted, backends=("torch",))
+
+
 def test_theta_override(tmp_path: Path) -> None:
     wanted = hf_model(hf_config(rope_theta=1e6))
     wanted.save_pretrained(tmp_path / "hf")
