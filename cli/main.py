@@ -25,7 +25,10 @@ COMMANDS = {
         "List the GPU kernels, take them apart, compare, compile them ahead, tune or choose.",
     ),
     "bench": ("llama2gpu.cli.bench", "Measure whole models and single ops, and compare runs."),
-    "plan": ("llama2gpu.cli.plan", "Say what a model takes of the device's memory."),
+    "plan": (
+        "llama2gpu.cli.plan",
+        "Say what a model takes of the device's memory, and what would fit if it does not.",
+    ),
     "inspect": ("llama2gpu.cli.inspect", "Show what a checkpoint holds."),
     "tokenize": ("llama2gpu.cli.tokenize", "Show the tokens of a text."),
     "convert": (

@@ -111,8 +111,6 @@ def rows(planner: "Planner", need: "Need") -> "list[tuple[str, str, str]]":
         ("weights" if i == 0 else "", text_of(count), kind)
         for i, (kind, count) in enumerate(plan.weights.items())
     ]
-    if plan.mapped:
-        found.append(("", f"-{text_of(plan.mapped)}", "of these stay in the file's pages"))
     sequences = f"{need.batch} × " if need.batch > 1 else ""
     kind = "int8" if need.kv_dtype is not None else dtype_name(planner.activations)
     found.append(("cache", text_of(plan.cache), f"{sequences}{need.context:,} tokens, {kind}"))

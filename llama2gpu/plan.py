@@ -28,8 +28,9 @@ PARTS = {
 }  # fmt: skip
 #: Bytes of a few small things: programs, counters, results of steps.
 SMALL = 8 << 20
-#: Bytes of freed memory that the C library keeps at hand, at most, before it gives any back.
-HEAP = 64 << 20
+#: Bytes of freed memory that the C library keeps at hand, at most, before it gives any back; and
+#: how much more than what a layer takes is freed while it is loaded.
+HEAP, FREED = 64 << 20, 2
 
 
 class Need(NamedTuple):
@@ -41,14 +42,13 @@ class Need(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A matrix: bytes that are kept of it, what of them lies in the file, and those while it loads.
+    """A matrix: bytes that are kept of it, and those that it takes besides while it is loaded.
 
     kind: "int4", "int8", or the type of a dense one.
     """
 
     kind: str
     nbytes: int
-    mapped: int
     loading: int
 
 
@@ -57,22 +57,19 @@ class Plan:
     """Bytes that a model takes.
 
     weights: of the matrices by kind, "int4" or "bf16" say, and "fp32" of norms and RoPE's table.
-    mapped: of these what stays in the checkpoint's file, which the system takes back where it must.
     cache: keys and values. scratch: activations and results of a step. loading: the most that is
     taken while the weights are loaded beyond the weights themselves.
     """
 
     weights: Mapping[str, int]
-    mapped: int
     cache: int
     scratch: int
     loading: int
 
     @property
     def total(self) -> int:
-        """The most that is taken at any time, but for what stays in the file."""
-        kept = sum(self.weights.values()) - self.mapped
-        return kept + max(self.cache + self.scratch, self.loading)
+        """The most that is taken at any time."""
+        return sum(self.weights.values()) + max(self.cache + self.scratch, self.loading)
 
 
 class Planner:
@@ -106,8 +103,7 @@ class Planner:
         weights["fp32"] += 4 * (2 * c.layers + 1) * c.dim + 4 * reach * c.head_dim
         weights = Counter({kind: count for kind, count in weights.items() if count})
         return Plan(
-            dict(weights.most_common()), sum(m.mapped for m in kept), self.cache(need),
-            self.scratch(need), self._loading(kept),
+            dict(weights.most_common()), self.cache(need), self.scratch(need), self._loading(kept)
         )  # fmt: skip
 
     def cache(self, need: Need) -> int:
@@ -144,25 +140,24 @@ class Planner:
     def _form(self, names: list[str], name: str, op: str) -> Kept:
         rows = sum(self._infos[one].shape[0] for one in names)
         sample = join_rows([self._sample(one) for one in names])
-        read, stored = sample.nbytes, all(map(self.checkpoint.packs, names))
+        read = sample.nbytes
         if self.spec is not None and name != "embed" and (name != "output" or self.spec.head):
             sample = self._quantized(sample, names)
             read += sample.nbytes
         if isinstance(sample, Dense):
             sample = Dense(sample.data.to(self.dtype))
+        sample = sample.to(self.backend.device)
         prepared = self.backend.prepare(sample, op)
         scale = rows / sample.shape[0]
-        kept = round(scale * prepared.nbytes)
         shares = prepared is sample or not _storages(prepared).isdisjoint(_storages(sample))
-        mapped = kept if shares and stored and self.backend.device.type == "cpu" else 0
         kind = type(sample).__name__.lower()
         kind = dtype_name(self.dtype) if kind == "dense" else kind
-        return Kept(kind, kept, mapped, 0 if shares else round(scale * read))
+        return Kept(kind, round(scale * prepared.nbytes), 0 if shares else round(scale * read))
 
     def _sample(self, name: str) -> Weight:
         """Some rows of a tensor as they are read."""
         rows, columns = self._infos[name].shape
-        if self.checkpoint.packs(name):
+        if self.checkpoint.kind(name) != "dense":
             return self.checkpoint.weight(name).rows(slice(0, ROWS))
         kind = self.dtype if self.spec is None else self.checkpoint.dtype
         return Dense(torch.zeros(min(rows, ROWS), columns, dtype=kind))
@@ -176,8 +171,8 @@ class Planner:
 
     def _again(self, head: Kept) -> Kept:
         """What a tied embedding takes beside the head, of which it may be the same memory."""
-        embed = self._matrix("embed", "embed", "embed")
-        return embed._replace(nbytes=0, mapped=0, loading=0) if head.loading == 0 else embed
+        embed = self._matrix("embed", "output", "embed")
+        return embed._replace(nbytes=0, loading=0) if head.loading == 0 else embed
 
     def _loading(self, kept: list[Kept]) -> int:
         """The most that is taken while they come in turn, beyond what is kept in the end.
@@ -188,9 +183,10 @@ class Planner:
         level, most, first = 0, 0, 0 if self.config.tied else 1
         for i, matrix in enumerate(kept):
             start = first + (i - first) // len(LAYER_OPS) * len(LAYER_OPS) if on_host else i
-            level += matrix.nbytes - matrix.mapped
-            most = max(most, level + sum(m.loading for m in kept[start : i + 1]))
-        return most - level + (HEAP if on_host and most > level else 0)
+            level += matrix.nbytes
+            taken = sum(m.loading for m in kept[start : i + 1])
+            most = max(most, level + taken + (min(FREED * taken, HEAP) if on_host else 0))
+        return most - level
 
     @cached_property
     def _infos(self) -> dict[str, Any]:

@@ -142,6 +142,7 @@ class _Loader:
         read_as = dtype if quantizer is None else checkpoint.dtype
         self.reader = CanonicalReader(checkpoint, read_as, device)
         self.config, self.dtype, self.put = checkpoint.config, dtype, place
+        self.device = device
         self.progress, self.quantizer = progress, quantizer
         self.nbytes = 0
         self.done, self.total = 0, checkpoint.config.parameters * dtype.itemsize
@@ -157,6 +158,8 @@ class _Loader:
         norm, head = self.reader.norm(), table if config.tied else self.reader.matrix("output")
         if quantizer is not None:
             norm, head = quantizer.output(norm, head, config.tied)
+        if config.tied and self.device is not None:
+            head = head.to(self.device)  # once for both
         output = self._place(head, "logits", counted=True)
         embed = self._place(head, "embed") if embed is None else embed
         give_back()

@@ -40,6 +40,7 @@ from llama2gpu.backends.cpu_rows import probe_rows
 from llama2gpu.checkpoints import open_checkpoint
 from llama2gpu.engine import Engine
 from llama2gpu.measure.memory import AnonymousPeak
+from llama2gpu.memory import give_back
 from llama2gpu.open_quantizer import open_quantizer, read_spec
 from llama2gpu.plan import Need, Planner
 from llama2gpu.request import Request
@@ -51,6 +52,7 @@ planned = Planner(open_checkpoint(folder), server, torch.bfloat16, spec).plan(Ne
 probe_rows()
 x = torch.ones(64, 64)
 x @ x, x.bfloat16() @ x.bfloat16()
+give_back()
 with AnonymousPeak() as watch:
     checkpoint = open_checkpoint(folder)
     quantizer = None if spec is None else open_quantizer(checkpoint, spec, server)
@@ -66,7 +68,10 @@ def checkpoint(quant: str = "none", config: Config = CONFIG) -> Checkpoint:
     return RandomCheckpoint(config, BF16, quant=None if quant == "none" else parse_spec(quant))
 
 
-def planned(source: Checkpoint, backend: str, quant: str = "none", need: Need = Need(100)) -> Plan:
+NEED = Need(100)
+
+
+def planned(source: Checkpoint, backend: str, quant: str = "none", need: Need = NEED) -> Plan:
     return Planner(source, choose_backend(backend, "cpu"), BF16, read_spec(quant, None)).plan(need)
 
 
@@ -80,10 +85,9 @@ def test_weights_are_what_a_load_keeps(backend: str, quant: str, tied: bool) -> 
     model = build_model(source, server, "bf16", quantizer=quantizer)
     found = planned(source, backend, quant)
     kept = weight_memory(model)
-    if tied and quant.endswith("head"):  # the head is packed, the embedding is not
+    if tied and (backend == "numpy" or quant.endswith("head")):  # they are not the same memory
         kept += model.weights.embed.nbytes
-    rounding = sum(kept for kept in [688 * 256])  # rows padded to what kernels take
-    assert sum(found.weights.values()) - found.weights["fp32"] == pytest.approx(kept, abs=rounding)
+    assert sum(found.weights.values()) - found.weights["fp32"] == pytest.approx(kept, rel=0.01)
     norms = 4 * (2 * CONFIG.layers + 1) * CONFIG.dim
     assert found.weights["fp32"] == norms + 4 * 2048 * CONFIG.head_dim
 
@@ -96,7 +100,6 @@ def test_what_is_stored_quantized_stays_so(quant: str, tmp_path: Path) -> None:
     found = planned(source, "torch")
     assert sum(found.weights.values()) - found.weights["fp32"] == weight_memory(model)
     assert set(found.weights) == {quant[:4], "bf16", "fp32"}
-    assert found.mapped == 2 * 1000 * 256 * 2  # the embedding and the head
 
 
 @pytest.mark.parametrize("kv_dtype", [None, torch.int8])
@@ -114,7 +117,7 @@ def test_cache_is_what_sequences_hold(kv_dtype: torch.dtype | None, batch: int) 
 def test_one_flag_is_proposed_where_it_is_enough() -> None:
     source = checkpoint()
     planner = Planner(source, choose_backend("torch", "cpu"), BF16)
-    need = Need(640, batch=40)
+    need = Need(1024, batch=20)
     whole, cached = planner.plan(need), planner.plan(need._replace(kv_dtype=torch.int8))
     found = {change.flags: change.total for change in changes(planner, need, cached.total)}
     assert found["--kv-dtype int8"] == cached.total <= cached.total < whole.total
@@ -126,15 +129,16 @@ def test_one_flag_is_proposed_where_it_is_enough() -> None:
 
 
 def test_several_are_proposed_where_one_is_not() -> None:
-    source = checkpoint(config=replace(CONFIG, layers=40, context=4096))
+    source = checkpoint(config=replace(CONFIG, layers=40, kv_heads=8))
     planner = Planner(source, choose_backend("torch", "cpu"), BF16)
-    need = Need(4096, batch=4)
+    need = Need(512)
     both = planner.with_spec(parse_spec("int4")).plan(need._replace(kv_dtype=torch.int8)).total
     flags = [change.flags for change in changes(planner, need, both)]
     assert "--quant int4 --kv-dtype int8" in flags
     assert all("--quant" in one and "--kv-dtype int8" in one for one in flags)
-    less = [change.flags for change in changes(planner, need, both // 2)]
-    assert any("--batch 1" in one for one in less)
+    less = [change.flags for change in changes(planner, Need(4096, 4), both)]
+    assert less
+    assert all("--ctx" in one and "--batch 1" in one for one in less)
     assert changes(planner, need, 1000) == []
 
 
@@ -181,7 +185,7 @@ def test_agrees_with_measured_memory(stored: str, quant: str, tmp_path: Path) ->
         [sys.executable, "-c", MEASURE, str(tmp_path / "folder"), quant],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert float(done.stdout) == pytest.approx(1, abs=0.08)
+    assert float(done.stdout) == pytest.approx(1, abs=0.05)
 
 
 def test_sizes_for_people() -> None:
