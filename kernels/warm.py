@@ -76,7 +76,15 @@ def _finished(
             _ = made.run  # loads it, and makes what launches it
             last = Warmed(launch, hits.get(made.hash, True))
         except Exception as error:  # of many kinds: the compiler's and the driver's
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            last = Warmed(launch, False, lines[0] if lines else repr(error))
+            last = Warmed(launch, False, _reason(error))
         told(i + 1, len(waiting), last)
         yield last
+
+
+def _reason(error: BaseException) -> str:
+    """In a line, what the compiler raised at first: it tells of the places that led there, too."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    place = lines[0].startswith("at ") if lines else False
+    return lines[-1 if place else 0] if lines else repr(error)
