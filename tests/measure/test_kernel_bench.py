@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +18,11 @@ from llama2gpu.measure.kernel_timer import (
     LEAST_CALLS,
     MOST,
     SWEEP,
+    UNKNOWN_CACHE,
     Call,
     CallTimer,
     Times,
+    cpu_cache,
     quartiles,
     read_size,
     sets_of,
@@ -101,6 +104,23 @@ def test_one_wrong_set_is_seen() -> None:
     timer = FakeTimer(cache=1 << 14)
     (row,) = measure([work_of("linear")], LastIsWrong(CPU), timer)
     assert "its error is" in row.problem
+
+
+@pytest.mark.parametrize("op", ["linear", "gate_up", "project_add", "logits"])
+def test_half_of_a_result_is_wrong(op: str) -> None:
+    """Right as far as it goes, in half of the time."""
+
+    class Half(PlainBackend):
+        pass
+
+    def half(self: PlainBackend, *of: object, **named: object) -> torch.Tensor:
+        y: torch.Tensor = getattr(PlainBackend, op)(self, *of, **named)
+        return y[:, : y.shape[1] // 2]
+
+    setattr(Half, op, half)
+    (row,) = measure([work_of(op)], Half(CPU))
+    assert not row.checked
+    assert "its shape is (3, " in row.problem
 
 
 def test_figures() -> None:
@@ -253,6 +273,21 @@ def test_quartiles() -> None:
 )
 def test_size_of_a_cache(text: str, size: int) -> None:
     assert read_size(text) == size
+
+
+def test_caches_of_groups_of_cores_are_taken_together(tmp_path: Path) -> None:
+    """Two groups of two cores, with a last level each."""
+    for cpu in range(4):
+        last = (3, f"{cpu // 2 * 2}-{cpu // 2 * 2 + 1}", "32M")
+        for i, (level, sharing, size) in enumerate([(1, cpu, "48K"), (2, cpu, "40M"), last]):
+            folder = tmp_path / f"cpu{cpu}" / "cache" / f"index{i}"
+            folder.mkdir(parents=True)
+            for name, text in (("level", level), ("shared_cpu_list", sharing), ("size", size)):
+                (folder / name).write_text(f"{text}\n")
+    assert cpu_cache(tmp_path) == 64 << 20
+    assert cpu_cache(tmp_path / "nothing") == UNKNOWN_CACHE
+    (folder / "level").unlink()
+    assert cpu_cache(tmp_path) == UNKNOWN_CACHE
 
 
 def test_every_call_has_run_before_one_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
