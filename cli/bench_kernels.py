@@ -92,7 +92,8 @@ def command(
         from llama2gpu.measure.roofline_plot import require_matplotlib
 
         require_matplotlib()
-    bench_options.check_output(output)
+    for path in (output, *plots):
+        bench_options.check_output(path)
     todo = works(shape, ops, quants, tokens, context)
     if threads is not None:
         import torch
@@ -217,9 +218,9 @@ def write(path: Path, shape: str, bench: "KernelBench", rows: "list[Row]") -> No
 
 def draw(path: Path, bench: "KernelBench", rows: "list[Row]", title: str) -> None:
     """Writes the plot, whole or not at all."""
+    from llama2gpu.measure.results import new_file
     from llama2gpu.measure.roofline_plot import roofline
 
-    data = roofline(rows, bench.roof, title, path.suffix.lower().removeprefix("."))
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(data)
-    beside.replace(path)
+    with new_file(path) as work:
+        kind = path.suffix.lower().removeprefix(".")
+        work.write_bytes(roofline(rows, bench.roof, title, kind))

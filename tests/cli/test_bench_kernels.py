@@ -137,6 +137,14 @@ def test_plot(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted([svg, png])
 
 
+def test_a_plot_that_cannot_be_written_is_told_before(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    place = tmp_path / "missing" / "a.svg"
+    result = call("--op", "linear", "--quant", "none", "--plot", str(place))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"can't write {place}" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "status", "told"),
     [
