@@ -77,6 +77,14 @@ def test_one_that_fails_is_named_and_left_out(rates: dict[Any, Any]) -> None:
     assert recall(CPU)["dense"].rates == {"torch": 50.0}
 
 
+def test_what_another_package_raises_is_named(rates: dict[Any, Any]) -> None:
+    rates |= {("torch", "none"): TypeError("it takes 2"), ("numpy", "none"): 5.0}
+    done = call("--quant", "none", "--json")
+    assert done.exit_code == 0
+    problems = {t["backend"]: t["problem"] for t in json.loads(done.stdout)["trials"]}
+    assert problems == {"torch": "TypeError('it takes 2')", "numpy": ""}
+
+
 def test_nothing_is_kept_where_all_fail(rates: dict[Any, Any]) -> None:
     rates |= {("torch", "none"): BackendError("it is broken")}
     done = call("--quant", "none", "--backend", "torch")
