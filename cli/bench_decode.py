@@ -44,8 +44,8 @@ def command(
     """Measure how fast a model generates.
 
     Every round also measures how fast the device reads the same weights (a GPU: other memory) and
-    multiplies matrices, and shares are of these peaks. A cache of up to 512 tokens in all is filled by prefilling them,
-    whose rate is told beside; a larger one with random keys and values.
+    multiplies matrices, and shares are of these peaks. A cache of up to 512 tokens in all is filled
+    by prefilling them, whose rate is told beside; a larger one with random keys and values.
     """
     from llama2gpu.measure.decode import measure
     from llama2gpu.measure.model_result import PREFILLED, Case

@@ -26,8 +26,7 @@ def numbers(least: int, most: int) -> Callable[[click.Context, click.Parameter, 
 
     def read(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
         parts = [part.strip() for part in value.split(",")]
-        known = (part.isdecimal() and len(part) < 8 and least <= int(part) <= most for part in parts)
-        if not all(known):
+        if not all(p.isdecimal() and len(p) < 8 and least <= int(p) <= most for p in parts):
             what = f"numbers from {least} to {most:,}, with commas between"
             raise click.BadParameter(f"{value!r:.60} is not a list of {what}.")
         return list(dict.fromkeys(map(int, parts)))

@@ -79,8 +79,7 @@ def _wrong(row: Any) -> str | None:
 def _is_round(found: Any) -> bool:
     """Whether it is figures above 0 by name; None stands for one that was not taken."""
     return isinstance(found, dict) and all(
-        x is None
-        or (isinstance(x, int | float) and not isinstance(x, bool) and LEAST < x < MOST)
+        x is None or (isinstance(x, int | float) and not isinstance(x, bool) and LEAST < x < MOST)
         for x in found.values()
     )
 
