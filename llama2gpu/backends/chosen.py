@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from llama2gpu.kernels.user_cache import cache_folder, write_whole
+from llama2gpu.kernels.user_cache import cache_folder, check_writable, write_whole
 
 #: An environment variable that leaves all that was measured out of account.
 NO_CHOSEN = "LLAMA2GPU_NO_CHOSEN"
@@ -72,6 +72,11 @@ def _known(device: torch.device) -> dict[str, Measured]:
             "choose` again; until then auto goes by its rule"
         )
         return {}
+
+
+def check_memory(device: torch.device) -> None:
+    """Raises what `remember` would where nothing can be kept, before there is anything to keep."""
+    check_writable(chosen_path(device).parent)
 
 
 def remember(device: torch.device, found: Mapping[str, Measured]) -> Path:

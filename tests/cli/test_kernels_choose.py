@@ -112,6 +112,17 @@ def test_mistakes(arguments: tuple[str, ...], status: int, message: str) -> None
     assert recall(CPU) == {}
 
 
+def test_a_cache_that_cannot_be_written_is_told_before(
+    rates: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "file"
+    place.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+    done = call("--quant", "none")  # a rate that was asked for would be a KeyError
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(f"llama2gpu: error: {place}")
+
+
 def test_forget(rates: dict[Any, Any]) -> None:
     rates |= {("torch", "none"): 50.0}
     call("--quant", "none", "--backend", "torch")
