@@ -271,9 +271,10 @@ def figures(cost: Cost, times: Times, roofs: Roofs, dtype: str, sets: int, cold:
 
 
 def beside(found: Figures, peers: Sequence[tuple[str, Times]]) -> Figures:
-    """The same with the fastest of PyTorch's own ways, if there is one."""
-    if not peers:
+    """The same with the fastest of PyTorch's own ways, if there is one that was timed alike."""
+    alike = [peer for peer in peers if peer[1].graph == found.graph]
+    if not alike:
         return found
-    name, times = min(peers, key=lambda peer: peer[1].median)
+    name, times = min(alike, key=lambda peer: peer[1].median)
     ratio = times.median / found.us
     return replace(found, baseline=name, baseline_us=times.median, ratio=ratio)

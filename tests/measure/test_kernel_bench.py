@@ -146,6 +146,8 @@ def test_ratio_is_to_the_fastest_baseline() -> None:
     assert (best.baseline, best.baseline_us) == ("fast", 60.0)
     assert best.ratio == pytest.approx(1.5)
     assert beside(found, []).ratio is None
+    in_graph = beside(found, [("graph", fast._replace(graph=True)), ("slow", slow)])
+    assert in_graph.baseline == "slow"  # its launches are in its time, as they are in the op's
 
 
 def test_the_op_is_timed_first_and_then_its_baselines() -> None:
