@@ -61,6 +61,7 @@ def command(
         with peer(llama_bench, subject, depths[0], tokens) as other:
             work = partial(measure, subject, cases, values["repeats"], peer=other, profile=profile)
             results += bench_options.apart(work)
+            bench_options.keep(results, values)
     bench_options.finish(results, values, table)
     bench_options.wrote(profile, values["quiet"])
 

@@ -104,10 +104,6 @@ def command(
         rows = bench.rows(todo, told)
     report = {**about(bench), "shape": shape, "rows": [row.fields() for row in rows]}
     title = f"{shape} on {report['device']}, {report['threads']} threads, {report['date']}"
-    if output is not None:
-        write(output, shape, bench, rows)
-    for path in plots:
-        draw(path, bench, rows, title)
     if as_json:
         click.echo(json.dumps(report, indent=1))
     elif as_csv:
@@ -119,6 +115,10 @@ def command(
             if row.problem:
                 where = f"{row.backend} {row.op} ({row.case}, {row.weight})"
                 click.echo(f"wrong: {where}: {row.problem}", err=True)
+    if output is not None:
+        write(output, shape, bench, rows)
+    for path in plots:
+        draw(path, bench, rows, title)
     ctx.exit(0 if all(row.checked for row in rows) else 1)
 
 

@@ -169,14 +169,20 @@ def told(quiet: bool, number: int, total: int, what: str) -> None:
         click.echo(f"{number}/{total}  measuring {what}", err=True)
 
 
-def finish(
-    results: Sequence[Any], values: dict[str, Any], table: Callable[[Sequence[Any]], "Table"]
-) -> None:
-    """Prints the results, as a table or as JSON, and writes them where that was asked for."""
-    from llama2gpu.measure.results import document, write_results
+def keep(results: Sequence[Any], values: dict[str, Any]) -> None:
+    """Writes what there is so far where that was asked for: what comes next may fail."""
+    from llama2gpu.measure.results import write_results
 
     if values["output"] is not None:
         write_results(values["output"], results)
+
+
+def finish(
+    results: Sequence[Any], values: dict[str, Any], table: Callable[[Sequence[Any]], "Table"]
+) -> None:
+    """Prints the results, as a table or as JSON."""
+    from llama2gpu.measure.results import document
+
     if values["as_json"]:
         click.echo(json.dumps(document(results), allow_nan=False))
         return

@@ -13,7 +13,7 @@ from llama2gpu.cli.bench_decode import memory
 from llama2gpu.cli.bench_options import plus_minus
 from llama2gpu.cli.main import program
 from llama2gpu.measure import decode
-from llama2gpu.measure.results import NAME
+from llama2gpu.measure.results import NAME, read_results
 from llama2gpu.measure.shapes import SHAPES
 
 SMALL = ["--shape", "stories260k", "--device", "cpu", "--repeats", "2"]
@@ -175,6 +175,15 @@ def test_a_trace_that_cannot_be_written(tmp_path: Path, words: list[str], place:
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("llama2gpu: error: ")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["decode", "prefill", "load"])
+def test_what_was_measured_is_kept_where_the_next_fails(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "run.json"
+    tokens = [] if command == "load" else ["--tokens", "2"]
+    result = run(command, *SMALL, *tokens, "--model", tmp_path / "missing", "-o", path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert [row["model"] for row in read_results(path)] == ["stories260k"]
 
 
 def test_results_that_cannot_be_written(tmp_path: Path) -> None:

@@ -112,6 +112,8 @@ def test_wrong_rows_are_not_written(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     only_wrong = call("--op", "logits", "--quant", "none", "--backend", "wrong", "-o", str(path))
     assert (only_wrong.exit_code, path.exists()) == (1, False)
+    assert "wrong: wrong logits (decode, dense): its error is 0.1" in only_wrong.stderr
+    assert "640×64" in only_wrong.stdout
     call("--op", "logits", "--quant", "none", "--backend", "plain,wrong", "-o", str(path))
     assert {row["backend"] for row in read_results(path)} == {"plain"}
 

@@ -266,6 +266,20 @@ def test_rows_keep_their_order_and_roofs_are_taken_beside_each() -> None:
     assert list(taken) == []
 
 
+@pytest.mark.parametrize(("reads", "share"), [([1, 1, 1, 50, 2], 0.46), ([1, 1, 1, 1, 1], 23)])
+def test_a_roof_that_an_op_is_above_is_taken_again(reads: list[int], share: float) -> None:
+    """Other programs disturb it; what stays above is told all the same."""
+    work, times = work_of("linear", m=1), FakeTimer(1.0, cache=1 << 12)
+    taken = iter(reads)
+    bench = KernelBench(
+        [(PlainBackend(CPU), "bf16", BF16)], times,
+        lambda: Roofs(1e6, 5.5e8 * next(taken), {"fp32": 1e12, "bf16": 1e12}),
+    )  # fmt: skip
+    (row,) = bench.rows([work])
+    assert row.figures is not None
+    assert row.figures.share == pytest.approx(share, rel=0.05)
+
+
 def test_quartiles() -> None:
     assert quartiles([5.0, 1.0, 3.0, 2.0, 4.0]) == Times(3.0, 2.0, 4.0)
 
