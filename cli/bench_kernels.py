@@ -83,8 +83,8 @@ def command(
     exit status is 1. Weights and caches take turns, so that they come from memory; what is too
     small for that has no share. Bytes are the least that an op must move. The share is the least
     time under the roofs (copying, reading, multiplying: the higher of right before and right
-    after) divided by the time. The ratio is the time of PyTorch's fastest way, for a fused op that
-    of its product alone, divided by the op's.
+    after, or of more where the op is above them) divided by the time. The ratio is the time of
+    PyTorch's fastest way, for a fused op that of its product alone, divided by the op's.
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other.")
