@@ -31,10 +31,16 @@ def problem(
     a random part of it within `ops.tolerance` of the reference in float64; a quantized cache may be
     rounded to the type once dequantized, as weights may.
     """
+    cache = arguments["cache"] if work.op in ("qkv", "write_kv") else ()
+    before = [x if x is None else x.clone() for x in cache]
     returned = getattr(backend, work.op)(**arguments)
+    if before and _strayed(cache, before, _slots(arguments["batch"].slots, cache)):
+        return "it writes to slots of the cache that are not its tokens'"
     outputs = list(returned) if isinstance(returned, tuple) else [returned]
     if any(x is not None and x.is_floating_point() and not x.isfinite().all() for x in outputs):
         return "a result is not finite"
+    if work.op == "logits" and outputs[0].dtype.itemsize < 4:
+        return f"its type is {outputs[0].dtype}, not at least torch.float32"
     random = torch.Generator().manual_seed(seed)
     for found, wanted, real in _pairs(work, arguments, outputs, weight, random):
         if wrong := _compared(work, found, wanted, real):
@@ -137,6 +143,16 @@ def _attention(
 def _slots(slots: Tensor, cache: LayerCache) -> tuple[Any, ...]:
     page = cache.k.shape[2]
     return slots // page, slice(None), slots % page
+
+
+def _strayed(cache: LayerCache, before: Sequence[Any], at: tuple[Any, ...]) -> bool:
+    """Whether the cache is another than before but for some slots, which `before` gets as well."""
+    for part, old in zip(cache, before, strict=True):
+        if part is not None:
+            old[at] = part[at]
+            if not torch.equal(part, old):
+                return True
+    return False
 
 
 def _some(count: int, r: torch.Generator, most: int = ROWS) -> Tensor:

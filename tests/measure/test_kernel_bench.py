@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from llama2gpu.backends.base import Backend, Prepared
+from llama2gpu.backends.base import Backend, Batch, LayerCache, Norm, Prepared
 from llama2gpu.backends.matrix import Matrix
 from llama2gpu.backends.numpy import NumpyBackend
 from llama2gpu.config import Config
@@ -104,6 +105,20 @@ def test_one_wrong_set_is_seen() -> None:
     timer = FakeTimer(cache=1 << 14)
     (row,) = measure([work_of("linear")], LastIsWrong(CPU), timer)
     assert "its error is" in row.problem
+
+
+def test_what_is_written_elsewhere_and_another_type_are_wrong() -> None:
+    class Stray(PlainBackend):
+        def write_kv(self, k: Tensor, v: Tensor, batch: Batch, cache: LayerCache) -> None:
+            super().write_kv(k, v, batch, cache)
+            cache.v[batch.block_table[0, 0].long(), :, 0] = 0
+
+        def logits(self, x: Tensor, norm: Norm, weight: Prepared) -> Tensor:
+            return super().logits(x, norm, weight).bfloat16()
+
+    rows = measure([work_of(op) for op in ("qkv", "write_kv", "logits")], Stray(CPU))
+    assert not any(row.checked for row in rows)
+    assert [row.problem.split()[1] for row in rows] == ["writes", "writes", "type"]
 
 
 @pytest.mark.parametrize("op", ["linear", "gate_up", "project_add", "logits"])
