@@ -31,7 +31,7 @@ def problem(
     a random part of it within `ops.tolerance` of the reference in float64; a quantized cache may be
     rounded to the type once dequantized, as weights may.
     """
-    cache = arguments["cache"] if work.op in ("qkv", "write_kv") else ()
+    cache: Any = arguments["cache"] if work.op in ("qkv", "write_kv") else ()
     before = [x if x is None else x.clone() for x in cache]
     returned = getattr(backend, work.op)(**arguments)
     if before and _strayed(cache, before, _slots(arguments["batch"].slots, cache)):
