@@ -177,7 +177,7 @@ def asked_type(dtype: str, device: "torch.device") -> "torch.dtype":
     """The type of that name; auto: bfloat16, or what the device takes in its place."""
     import torch
 
-    from llama2gpu.api import auto_dtype
+    from llama2gpu.build import auto_dtype
     from llama2gpu.weights import DTYPES
 
     return auto_dtype(torch.bfloat16, device) if dtype == "auto" else DTYPES[dtype]

@@ -54,8 +54,9 @@ def command(
     such as llama2-70b. `run` stops with the same numbers where a model can't fit. The exit status
     is 1 where it does not.
     """
-    from llama2gpu.api import KV_DTYPES, weight_type
+    from llama2gpu.api import KV_DTYPES
     from llama2gpu.backends import choose_backend
+    from llama2gpu.build import weight_type
     from llama2gpu.memory import free_memory
     from llama2gpu.plan import Need, Planner
     from llama2gpu.quant.spec import parse_spec

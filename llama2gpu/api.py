@@ -1,6 +1,5 @@
 """The Python API: load a model, generate, stream."""
 
-import logging
 import time
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Seq
@@ -14,12 +13,11 @@ import torch
 
 from llama2gpu.backends import auto_order, choose_backend
 from llama2gpu.backends.base import Backend
+from llama2gpu.build import build_model, check_context, weight_kind, weight_type
 from llama2gpu.checkpoints import SHIPPED, Checkpoint, open_checkpoint
-from llama2gpu.checkpoints.weights import Progress, Quantizer, load_weights
-from llama2gpu.config import LIMITS
+from llama2gpu.checkpoints.weights import Progress
 from llama2gpu.engine import CHUNK, Engine, Stats
 from llama2gpu.errors import RequestError
-from llama2gpu.model import Model
 from llama2gpu.open_quantizer import end_ids, open_quantizer, read_spec
 from llama2gpu.plan import Need
 from llama2gpu.plan_fit import LEAST, check_memory
@@ -248,7 +246,7 @@ def load(
     if backend == "auto" and auto_order(server.device, kind) != auto_order(server.device):
         server = choose_backend(backend, device, ops, kind)
     words = tokenizer_of(checkpoint, tokenizer)
-    _check_context(context, checkpoint)
+    check_context(context, checkpoint)
     need = Need(context or min(checkpoint.config.context, LEAST), kv_dtype=KV_DTYPES[kv_dtype])
     check_memory(checkpoint, server, weight_type(checkpoint, server.device, dtype), spec, need)
     quantizer = None
@@ -266,58 +264,3 @@ def load(
     llama.outcomes, llama.weight_kind = outcomes, kind
     llama.load_seconds = time.perf_counter() - began
     return llama
-
-
-def build_model(
-    checkpoint: Checkpoint,
-    backend: Backend,
-    dtype: str = "auto",
-    context: int | None = None,
-    progress: Progress = lambda done, total: None,
-    quantizer: Quantizer | None = None,
-) -> Model:
-    """The checkpoint's weights, quantized if asked, placed on the backend."""
-    kind = weight_type(checkpoint, backend.device, dtype)
-    with backend.current():
-        weights = load_weights(
-            checkpoint, kind, backend.prepare, backend.device, progress, quantizer
-        )
-    return Model(checkpoint.config, weights, backend, kind, context)
-
-
-def weight_kind(checkpoint: Checkpoint, spec: QuantSpec | None = None) -> str:
-    """What most matrices will be: "dense", "int8" or "int4"."""
-    if spec is not None:
-        return spec.kind
-    return checkpoint.kind("layers.0.wq")
-
-
-def weight_type(checkpoint: Checkpoint, device: torch.device, dtype: str) -> torch.dtype:
-    """The type of dense matrices: one of `DTYPES`, or what "auto" is."""
-    return auto_dtype(checkpoint.dtype, device) if dtype == "auto" else DTYPES[dtype]
-
-
-def auto_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
-    """CPU: as stored. CUDA: bfloat16, or float16 below compute capability 8.0. MPS: float16."""
-    if device.type == "cuda":
-        recent = torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0)
-        return torch.bfloat16 if recent else torch.float16
-    return torch.float16 if device.type == "mps" else stored
-
-
-def _check_context(context: int | None, checkpoint: Checkpoint) -> None:
-    """Refuses a context that none can have, and warns of one that the model did not learn."""
-    own = checkpoint.config.context
-    most = LIMITS["context"]
-    if context is not None and not 0 < context <= most:
-        raise RequestError(
-            f"a context of {context} was asked for: give 1 to {most}; the model has {own}"
-        )
-    if context is not None and context > own:
-        logging.getLogger("llama2gpu").warning(
-            "llama2gpu: a context of %d was asked for, but %r has one of %d: what it writes past "
-            "that may make no sense; RoPE scaling (--rope-scaling) stretches it",
-            context,
-            checkpoint.path.name,
-            own,
-        )

@@ -6,9 +6,9 @@ from functools import partial
 
 import torch
 
-from llama2gpu.api import weight_kind
 from llama2gpu.backends import auto_order, available, backend_class, probe
 from llama2gpu.backends.chosen import Measured
+from llama2gpu.build import weight_kind
 from llama2gpu.checkpoints import open_checkpoint
 from llama2gpu.errors import Llama2GPUError
 from llama2gpu.files import one_line

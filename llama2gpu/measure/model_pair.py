@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from llama2gpu.api import DEFAULT_MODEL, weight_type
+from llama2gpu.api import DEFAULT_MODEL
 from llama2gpu.backends import choose_backend
 from llama2gpu.backends.base import Backend, Prepared
+from llama2gpu.build import weight_type
 from llama2gpu.checkpoints import Checkpoint, open_checkpoint
 from llama2gpu.checkpoints.weights import load_weights
 from llama2gpu.model import Model

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from llama2gpu.api import auto_dtype, build_model, load
+from llama2gpu.api import load
 from llama2gpu.backends import choose_backend
+from llama2gpu.build import auto_dtype, build_model
 from llama2gpu.checkpoints import RandomCheckpoint, open_checkpoint
 from llama2gpu.config import Config
 from llama2gpu.measure.memory import AnonymousPeak, tells_memory

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from llama2gpu.api import load, weight_kind
+from llama2gpu.api import load
 from llama2gpu.backends import auto_order, choose_backend, chosen
 from llama2gpu.backends.chosen import Measured, chosen_path, forget, recall, remember
+from llama2gpu.build import weight_kind
 from llama2gpu.checkpoints import RandomCheckpoint
 from llama2gpu.config import Config
 from llama2gpu.quant.spec import parse_spec

@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import llama2gpu.backends.torch as torch_backend
-from llama2gpu.api import build_model
 from llama2gpu.backends.base import Backend
+from llama2gpu.build import build_model
 from llama2gpu.checkpoints import RandomCheckpoint
 from llama2gpu.config import Config
 from llama2gpu.engine import Engine

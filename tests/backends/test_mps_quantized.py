@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from llama2gpu.api import build_model
 from llama2gpu.backends import torch_packed
 from llama2gpu.backends.matrix import OrderedMatrix, TiledMatrix
 from llama2gpu.backends.prepare import prepare_matrix
 from llama2gpu.backends.torch_packed import Int4Matrix, Int8Matrix
+from llama2gpu.build import build_model
 from llama2gpu.checkpoints import RandomCheckpoint
 from llama2gpu.config import Config
 from llama2gpu.engine import Engine

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import llama2gpu
-from llama2gpu.api import build_model
 from llama2gpu.backends import choose_backend, probe
 from llama2gpu.backends.kernel_backend import NO_GRAPH
 from llama2gpu.backends.triton import NO_PDL
+from llama2gpu.build import build_model
 from llama2gpu.checkpoints import RandomCheckpoint
 from llama2gpu.config import Config
 from llama2gpu.engine import Engine

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from llama2gpu.api import build_model
 from llama2gpu.backends.triton import TritonBackend
+from llama2gpu.build import build_model
 from llama2gpu.checkpoints import RandomCheckpoint
 from llama2gpu.config import Config
 from llama2gpu.engine import Engine

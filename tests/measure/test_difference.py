@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from llama2gpu.api import KV_DTYPES, build_model
+from llama2gpu.api import KV_DTYPES
 from llama2gpu.backends.base import Backend, Batch, LayerCache
 from llama2gpu.backends.numpy import NumpyBackend
 from llama2gpu.backends.torch import TorchBackend
+from llama2gpu.build import build_model
 from llama2gpu.checkpoints import RandomCheckpoint
 from llama2gpu.config import Config
 from llama2gpu.engine import Engine

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llama2gpu.api import Llama, build_model, load
+from llama2gpu.api import Llama, load
 from llama2gpu.backends import choose_backend
+from llama2gpu.build import build_model
 from llama2gpu.checkpoints import Checkpoint, RandomCheckpoint, open_checkpoint
 from llama2gpu.checkpoints.base import TensorInfo
 from llama2gpu.config import Config

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from llama2gpu.api import Llama, build_model, load
+from llama2gpu.api import Llama, load
 from llama2gpu.backends import choose_backend
+from llama2gpu.build import build_model
 from llama2gpu.checkpoints import RandomCheckpoint
 from llama2gpu.config import Config
 from llama2gpu.engine import Engine

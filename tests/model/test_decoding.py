@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llama2gpu.api import build_model
 from llama2gpu.backends.base import Batch, LayerCache, Looping
 from llama2gpu.backends.graphs import Graph, Work
 from llama2gpu.backends.loop import DecodeLoop, bucket_of
 from llama2gpu.backends.torch import TorchBackend
+from llama2gpu.build import build_model
 from llama2gpu.checkpoints import RandomCheckpoint
 from llama2gpu.config import Config
 from llama2gpu.engine import Engine

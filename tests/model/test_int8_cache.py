@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 import llama2gpu
 from llama2gpu import Llama
-from llama2gpu.api import build_model
 from llama2gpu.backends import choose_backend
+from llama2gpu.build import build_model
 from llama2gpu.cache import KVCache
 from llama2gpu.checkpoints import RandomCheckpoint
 from llama2gpu.cli.main import program

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from llama2gpu import plan_fit
-from llama2gpu.api import build_model, load
+from llama2gpu.api import load
 from llama2gpu.backends import choose_backend
+from llama2gpu.build import build_model
 from llama2gpu.checkpoints import Checkpoint, RandomCheckpoint, open_checkpoint
 from llama2gpu.checkpoints.save import save_huggingface
 from llama2gpu.config import Config
@@ -34,7 +35,7 @@ BF16 = torch.bfloat16
 MEASURE = """
 import sys, torch
 from pathlib import Path
-from llama2gpu.api import build_model
+from llama2gpu.build import build_model
 from llama2gpu.backends import choose_backend
 from llama2gpu.backends.cpu_rows import probe_rows
 from llama2gpu.checkpoints import open_checkpoint

@@ -8,9 +8,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from llama2gpu.api import build_model
 from llama2gpu.backends import choose_backend
 from llama2gpu.batch import Span, build_batch
+from llama2gpu.build import build_model
 from llama2gpu.cache import KVCache
 from llama2gpu.checkpoints import Checkpoint, open_checkpoint, tensor_shapes
 from llama2gpu.ops.rope import rope_table

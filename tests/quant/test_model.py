@@ -9,9 +9,9 @@ import torch
 
 import llama2gpu
 from llama2gpu import Llama, quantizer
-from llama2gpu.api import build_model
 from llama2gpu.backends import choose_backend
 from llama2gpu.batch import Span, build_batch
+from llama2gpu.build import build_model
 from llama2gpu.cache import KVCache
 from llama2gpu.calibrate import TOKENS, WINDOW, CalibratedQuantizer, Moments, calibration_windows
 from llama2gpu.checkpoints import open_checkpoint
