@@ -36,6 +36,7 @@ step() {
     printf '%s\t%s\t%s s\n' "$name" "$status" "$((SECONDS - began))" | tee -a "$out/steps.tsv"
 }
 
+rm -f "$out"/gpu-*.json  # of a run before, whose figures would stand in the tables
 : >"$out/steps.tsv"
 step doctor 40 llama2gpu doctor --json
 step tests 200 pytest -q "${tests[@]}"

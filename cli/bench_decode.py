@@ -43,9 +43,9 @@ def command(
 ) -> None:
     """Measure how fast a model generates.
 
-    Every round also measures how fast the device reads the same weights and multiplies matrices,
-    and shares are of these peaks. A cache of up to 512 tokens in all is filled by prefilling them,
-    whose rate is told beside; a larger one with random keys and values.
+    Every round also measures how fast the device reads the same weights (a GPU: other memory) and
+    multiplies matrices, and shares are of these peaks. A cache of up to 512 tokens in all is filled
+    by prefilling them, whose rate is told beside; a larger one with random keys and values.
     """
     from llama2gpu.measure.decode import measure
     from llama2gpu.measure.model_result import PREFILLED, Case
@@ -61,6 +61,7 @@ def command(
         with peer(llama_bench, subject, depths[0], tokens) as other:
             work = partial(measure, subject, cases, values["repeats"], peer=other, profile=profile)
             results += bench_options.apart(work)
+            bench_options.keep(results, values)
     bench_options.finish(results, values, table)
     bench_options.wrote(profile, values["quiet"])
 

@@ -83,8 +83,8 @@ def command(
     exit status is 1. Weights and caches take turns, so that they come from memory; what is too
     small for that has no share. Bytes are the least that an op must move. The share is the least
     time under the roofs (copying, reading, multiplying: the higher of right before and right
-    after) divided by the time. The ratio is the time of PyTorch's fastest way, for a fused op that
-    of its product alone, divided by the op's.
+    after, or of more where the op is above them) divided by the time. The ratio is the time of
+    PyTorch's fastest way, for a fused op that of its product alone, divided by the op's.
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other.")
@@ -92,7 +92,8 @@ def command(
         from llama2gpu.measure.roofline_plot import require_matplotlib
 
         require_matplotlib()
-    bench_options.check_output(output)
+    for path in (output, *plots):
+        bench_options.check_output(path)
     todo = works(shape, ops, quants, tokens, context)
     if threads is not None:
         import torch
@@ -103,10 +104,6 @@ def command(
         rows = bench.rows(todo, told)
     report = {**about(bench), "shape": shape, "rows": [row.fields() for row in rows]}
     title = f"{shape} on {report['device']}, {report['threads']} threads, {report['date']}"
-    if output is not None:
-        write(output, shape, bench, rows)
-    for path in plots:
-        draw(path, bench, rows, title)
     if as_json:
         click.echo(json.dumps(report, indent=1))
     elif as_csv:
@@ -118,6 +115,10 @@ def command(
             if row.problem:
                 where = f"{row.backend} {row.op} ({row.case}, {row.weight})"
                 click.echo(f"wrong: {where}: {row.problem}", err=True)
+    if output is not None:
+        write(output, shape, bench, rows)
+    for path in plots:
+        draw(path, bench, rows, title)
     ctx.exit(0 if all(row.checked for row in rows) else 1)
 
 
@@ -217,9 +218,9 @@ def write(path: Path, shape: str, bench: "KernelBench", rows: "list[Row]") -> No
 
 def draw(path: Path, bench: "KernelBench", rows: "list[Row]", title: str) -> None:
     """Writes the plot, whole or not at all."""
+    from llama2gpu.measure.results import new_file
     from llama2gpu.measure.roofline_plot import roofline
 
-    data = roofline(rows, bench.roof, title, path.suffix.lower().removeprefix("."))
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(data)
-    beside.replace(path)
+    with new_file(path) as work:
+        kind = path.suffix.lower().removeprefix(".")
+        work.write_bytes(roofline(rows, bench.roof, title, kind))

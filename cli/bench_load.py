@@ -40,6 +40,7 @@ def command(cold: bool, **values: Any) -> None:
         with stored(subject) as folder:
             work = partial(measure_load, subject, values["repeats"], folder=folder, cold=cold)
             results.append(bench_options.apart(work))
+            bench_options.keep(results, values)
     bench_options.finish(results, values, table)
 
 

@@ -26,9 +26,9 @@ def numbers(least: int, most: int) -> Callable[[click.Context, click.Parameter, 
 
     def read(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
         parts = [part.strip() for part in value.split(",")]
-        if not all(part.isdecimal() and least <= int(part) <= most for part in parts):
+        if not all(p.isdecimal() and len(p) < 8 and least <= int(p) <= most for p in parts):
             what = f"numbers from {least} to {most:,}, with commas between"
-            raise click.BadParameter(f"{value!r} is not a list of {what}.")
+            raise click.BadParameter(f"{value!r:.60} is not a list of {what}.")
         return list(dict.fromkeys(map(int, parts)))
 
     return read
@@ -169,14 +169,20 @@ def told(quiet: bool, number: int, total: int, what: str) -> None:
         click.echo(f"{number}/{total}  measuring {what}", err=True)
 
 
-def finish(
-    results: Sequence[Any], values: dict[str, Any], table: Callable[[Sequence[Any]], "Table"]
-) -> None:
-    """Prints the results, as a table or as JSON, and writes them where that was asked for."""
-    from llama2gpu.measure.results import document, write_results
+def keep(results: Sequence[Any], values: dict[str, Any]) -> None:
+    """Writes what there is so far where that was asked for: what comes next may fail."""
+    from llama2gpu.measure.results import write_results
 
     if values["output"] is not None:
         write_results(values["output"], results)
+
+
+def finish(
+    results: Sequence[Any], values: dict[str, Any], table: Callable[[Sequence[Any]], "Table"]
+) -> None:
+    """Prints the results, as a table or as JSON."""
+    from llama2gpu.measure.results import document
+
     if values["as_json"]:
         click.echo(json.dumps(document(results), allow_nan=False))
         return
@@ -199,10 +205,11 @@ def new_table(left: Iterable[str], right: Iterable[str]) -> "Table":
 
 
 def show(table: "Table") -> None:
-    """The table on stdout, as wide as it is where that is no terminal."""
+    """The table on stdout, as wide as it is where that is no terminal; names may hold brackets."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width, highlight=False, markup=False).print(table)
 
 
 def plus_minus(mean: float, deviation: float, digits: int) -> str:

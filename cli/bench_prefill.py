@@ -51,6 +51,7 @@ def command(
         bench_options.told(values["quiet"], number, len(subjects), subject.title)
         work = partial(measure, subject, cases, values["repeats"], profile=profile)
         results += bench_options.apart(work)
+        bench_options.keep(results, values)
     bench_options.finish(results, values, table)
     bench_options.wrote(profile, values["quiet"])
 

@@ -77,6 +77,9 @@ def choose_command(
 
         click.echo("forgotten" if kept(partial(forget_all, place)) else "nothing was remembered")
         return
+    from llama2gpu.backends.chosen import check_memory
+
+    kept(partial(check_memory, place))
     found = candidates(place, backends)
     runs = running(found, backends, quiet)
     case = Case("decode", DEPTH, 1, tokens)

@@ -141,7 +141,7 @@ def show(table: "Table") -> None:
     """A table on stdout, as wide as the terminal."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # names may hold brackets
     if not console.is_terminal:
         console.width = WIDTH
     console.print(table)

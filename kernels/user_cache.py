@@ -28,6 +28,13 @@ def trusted_folder() -> Path:
     return folder
 
 
+def check_writable(folder: Path) -> None:
+    """Makes a folder; raises `OSError` where nothing can be written there."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Writes a file, whole or not at all, and the folder that it lies in."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

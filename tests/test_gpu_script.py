@@ -94,3 +94,12 @@ def test_without_a_gpu(tmp_path: Path) -> None:
     assert done.stderr.splitlines() == [
         "bench/gpu.sh: PyTorch sees no GPU here: set BACKENDS to measure without one"
     ]
+
+
+def test_results_of_a_run_before_are_gone(tmp_path: Path) -> None:
+    """Another backend's would stand in the tables as if it had run."""
+    old = tmp_path / "out" / "gpu-decode-cupy.json"
+    old.parent.mkdir()
+    old.write_text("{}")
+    run(tmp_path, BACKENDS="torch", SHAPE="stories260k")
+    assert not old.exists()

@@ -65,6 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": API,
     **dict.fromkeys(("measure", "server"), API),
     "measure.results": {"errors", "files"},
+    "measure.compare": {"errors", "files", "measure"},
     "measure.choose": API | {"files", "measure"},
     **dict.fromkeys(
         (

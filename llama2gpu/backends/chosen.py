@@ -7,7 +7,6 @@ rates alone, in tokens/s; the order in which "auto" tries the backends is derive
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -18,13 +17,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from llama2gpu.kernels.user_cache import cache_folder, write_whole
+from llama2gpu.kernels.user_cache import cache_folder, check_writable, write_whole
 
 #: An environment variable that leaves all that was measured out of account.
 NO_CHOSEN = "LLAMA2GPU_NO_CHOSEN"
 FORMAT = 1
 #: Bytes that a file may have.
 LIMIT = 1 << 16
+#: Tokens a second that no device reaches.
+MOST = 1e15
 #: Forms of the weights, of which each has a choice of its own.
 KINDS = ("dense", "int8", "int4")
 #: Packages of which another version may be faster or slower.
@@ -71,6 +72,11 @@ def _known(device: torch.device) -> dict[str, Measured]:
             "choose` again; until then auto goes by its rule"
         )
         return {}
+
+
+def check_memory(device: torch.device) -> None:
+    """Raises what `remember` would where nothing can be kept, before there is anything to keep."""
+    check_writable(chosen_path(device).parent)
 
 
 def remember(device: torch.device, found: Mapping[str, Measured]) -> Path:
@@ -135,13 +141,15 @@ def _measured(raw: Any) -> Measured:
     rates = raw.get("rates") if isinstance(raw, dict) else None
     if not isinstance(rates, dict) or not rates:
         raise ValueError("it lacks rates")
-    if not all(isinstance(r, int | float) and 0 < r < math.inf for r in rates.values()):
+    if not all(isinstance(r, int | float) and 0 < r < MOST for r in rates.values()):
         raise ValueError("a rate is no number above 0")
     model, date = raw.get("model"), raw.get("date")
     if not isinstance(model, str) or not isinstance(date, str):
         raise ValueError("it lacks the model or the date")
     if not re.fullmatch(r"\d{4}-\d\d-\d\d", date):
         raise ValueError("it lacks the date")
+    if not all(text.isprintable() for text in (model, *rates)):
+        raise ValueError("it has a name that can't be printed")
     return Measured(rates, model, date)
 
 

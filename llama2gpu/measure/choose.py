@@ -66,9 +66,11 @@ def _trial(subject: Subject, case: Case, repeats: int, run: Run) -> Trial:
         rate, day = result.median("decode_rate"), result.machine["date"]
     except MemoryError:
         problem = "out of memory"
-    except (Llama2GPUError, RuntimeError) as error:
-        problem = one_line(error, 200)
-    return Trial(kind_of(subject), subject.backend, rate, problem, subject.name, day)
+    except Exception as error:  # somebody else's code
+        known = isinstance(error, Llama2GPUError | RuntimeError)
+        problem = one_line(error if known else repr(error), 200)
+    name = one_line(subject.name, 200)
+    return Trial(kind_of(subject), subject.backend, rate, problem, name, day)
 
 
 def kind_of(subject: Subject) -> str:

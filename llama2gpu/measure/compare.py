@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama2gpu.errors import ResultsError
+from llama2gpu.files import one_line
 from llama2gpu.measure.results import NAME, Row, read_results, spread
 
 #: Figures of a round that are compared, and whether more of each is better.
@@ -90,12 +91,13 @@ def _named(path: Path) -> dict[str, Row]:
 def row_name(row: Row) -> str:
     """What a row measured, in words."""
     marks = {"depth": "depth {}", "batch": "batch {}", "tokens": "{} tokens"}
-    return " ".join(marks.get(field, "{}").format(row[field]) for field in NAME)
+    return one_line(" ".join(marks.get(field, "{}").format(row[field]) for field in NAME), 300)
 
 
 def _place(row: Row) -> str:
     machine = row["machine"]
-    return f"{machine.get('device', 'an unknown device')} ({machine.get('threads', '?')} threads)"
+    device, threads = machine.get("device", "an unknown device"), machine.get("threads", "?")
+    return one_line(f"{device} ({threads} threads)", 300)
 
 
 def _changes(name: str, old: Row, new: Row, threshold: float) -> list[Change]:

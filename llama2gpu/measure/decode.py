@@ -33,6 +33,8 @@ from llama2gpu.weights import dtype_name
 #: Another engine: its name, and its rates of prefill and decode, measured when called.
 Peer = tuple[str, Callable[[], tuple[float, float]]]
 Clock = Callable[[], float]
+#: A part of the weights is small that the largest holds more often.
+SMALL = 256
 
 
 def measure(
@@ -147,11 +149,16 @@ def _cache_bytes(engine: Engine, case: Case) -> int:
 
 
 def _blocks(engine: Engine) -> list[torch.Tensor]:
-    """The memory that a decoded token reads, or as much other memory where it is not torch's."""
+    """The memory that a decoded token reads on a CPU, but for its smallest parts; else other.
+
+    To begin with a small one takes longer than to read it, and on a GPU that goes for a matrix.
+    """
     w = engine.model.weights
     matrices = [m for layer in w.layers for m in (layer.w_qkv, layer.w_o, layer.w_13, layer.w_2)]
-    if all(isinstance(m, Matrix) for m in (*matrices, w.output)):
-        return [part for m in (*matrices, w.output) for part in m.parts]
+    if engine.device.type == "cpu" and all(isinstance(m, Matrix) for m in (*matrices, w.output)):
+        parts = [part for m in (*matrices, w.output) for part in m.parts]
+        least = max(part.nbytes for part in parts) // SMALL
+        return [part for part in parts if part.nbytes >= least]
     return [torch.ones(1 << 27, dtype=torch.int64, device=engine.device)]
 
 

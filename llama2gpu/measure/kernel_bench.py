@@ -25,6 +25,8 @@ OPS = (
 )  # fmt: skip
 #: Sets whose results are checked.
 CHECKED = 4
+#: How often roofs that an op was above are taken again.
+RETAKEN = 3
 #: Bytes of matrices in memory at once, where two sets are not more.
 ROOM = 8 << 30
 
@@ -132,8 +134,8 @@ class KernelBench:
 
     @property
     def roof(self) -> Roofs:
-        """The median of the roofs taken."""
-        return middle(self.taken)
+        """The median of the roofs taken; one is where every result was wrong."""
+        return middle(self.taken or [self.take()])
 
 
 def settle(backend: Backend, dtype: torch.dtype) -> None:
@@ -225,6 +227,11 @@ class _Rows(Group):
         roofs = higher(before, self.take())
         cold = is_cold(cost.bytes * len(sets), self.timer.cache)
         found = figures(cost, times, roofs, name, len(sets), cold)
+        for _ in range(RETAKEN):
+            if found.share is None or found.share <= 1:
+                break
+            roofs = higher(roofs, self.take())  # other programs kept these below what there is
+            found = figures(cost, times, roofs, name, len(sets), cold)
         peers = [(own, self.timer.microseconds(calls)) for own, calls in self._peers(work, sets)]
         return beside(found, peers)
 
@@ -271,9 +278,10 @@ def figures(cost: Cost, times: Times, roofs: Roofs, dtype: str, sets: int, cold:
 
 
 def beside(found: Figures, peers: Sequence[tuple[str, Times]]) -> Figures:
-    """The same with the fastest of PyTorch's own ways, if there is one."""
-    if not peers:
+    """The same with the fastest of PyTorch's own ways, if there is one that was timed alike."""
+    alike = [peer for peer in peers if peer[1].graph == found.graph]
+    if not alike:
         return found
-    name, times = min(peers, key=lambda peer: peer[1].median)
+    name, times = min(alike, key=lambda peer: peer[1].median)
     ratio = times.median / found.us
     return replace(found, baseline=name, baseline_us=times.median, ratio=ratio)

@@ -31,10 +31,16 @@ def problem(
     a random part of it within `ops.tolerance` of the reference in float64; a quantized cache may be
     rounded to the type once dequantized, as weights may.
     """
+    cache: Any = arguments["cache"] if work.op in ("qkv", "write_kv") else ()
+    before = [x if x is None else x.clone() for x in cache]
     returned = getattr(backend, work.op)(**arguments)
+    if before and _strayed(cache, before, _slots(arguments["batch"].slots, cache)):
+        return "it writes to slots of the cache that are not its tokens'"
     outputs = list(returned) if isinstance(returned, tuple) else [returned]
     if any(x is not None and x.is_floating_point() and not x.isfinite().all() for x in outputs):
         return "a result is not finite"
+    if work.op == "logits" and outputs[0].dtype.itemsize < 4:
+        return f"its type is {outputs[0].dtype}, not at least torch.float32"
     random = torch.Generator().manual_seed(seed)
     for found, wanted, real in _pairs(work, arguments, outputs, weight, random):
         if wrong := _compared(work, found, wanted, real):
@@ -84,7 +90,10 @@ def _pairs(
         some = _some(len(args["tokens"]), r)
         wanted = _rows(weight, args["tokens"][some]).dequantize(torch.float64)
         return [(outs[0][some], wanted, outs[0].dtype)]
-    columns = _some(outs[0].shape[1], r)
+    shape = (work.m, work.n // (2 if work.op == "gate_up" else 1))
+    if outs[0].shape != shape:  # parts of it could be right
+        return [(outs[0], torch.empty(shape), real)]
+    columns = _some(shape[1], r)
     rows = columns
     if work.op == "gate_up":
         rows = (2 * columns[:, None] + torch.arange(2)).flatten()
@@ -134,6 +143,16 @@ def _attention(
 def _slots(slots: Tensor, cache: LayerCache) -> tuple[Any, ...]:
     page = cache.k.shape[2]
     return slots // page, slice(None), slots % page
+
+
+def _strayed(cache: LayerCache, before: Sequence[Any], at: tuple[Any, ...]) -> bool:
+    """Whether the cache is another than before but for some slots, which `before` gets as well."""
+    for part, old in zip(cache, before, strict=True):
+        if part is not None:
+            old[at] = part[at]
+            if not torch.equal(part, old):
+                return True
+    return False
 
 
 def _some(count: int, r: torch.Generator, most: int = ROWS) -> Tensor:

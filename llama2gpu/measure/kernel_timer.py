@@ -107,13 +107,20 @@ def quartiles(samples: Sequence[float]) -> Times:
     return Times(middle, low, high)
 
 
-def cpu_cache() -> int:
-    """Bytes of this processor's largest cache, as Linux tells it."""
-    sizes = [
-        read_size(path.read_text())
-        for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
-    ]
-    return max(sizes, default=UNKNOWN_CACHE)
+def cpu_cache(cpus: Path = Path("/sys/devices/system/cpu")) -> int:
+    """Bytes of the largest caches of all processors together, as Linux tells them.
+
+    Groups of cores may each have one, and each thread finds its part of a matrix in its own again.
+    """
+    sizes: dict[tuple[str, str], int] = {}
+    try:
+        for path in cpus.glob("cpu[0-9]*/cache/index*/size"):
+            level, sharing = (path.with_name(n).read_text() for n in ("level", "shared_cpu_list"))
+            sizes[level.strip(), sharing] = read_size(path.read_text())
+    except OSError:
+        return UNKNOWN_CACHE
+    last = max((level for level, _ in sizes), key=int, default="")
+    return sum(size for (level, _), size in sizes.items() if level == last) or UNKNOWN_CACHE
 
 
 def read_size(text: str) -> int:

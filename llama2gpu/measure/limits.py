@@ -19,9 +19,13 @@ def read_bandwidth(blocks: Sequence[torch.Tensor], repeats: int = 5) -> float:
 
 
 def matmul_peak(
-    device: torch.device, dtype: torch.dtype, size: int = 2048, repeats: int = 5
+    device: torch.device, dtype: torch.dtype, size: int | None = None, repeats: int = 5
 ) -> float:
-    """Floating-point operations a second of the fastest of several size³ products."""
+    """Floating-point operations a second of the fastest of several size³ products.
+
+    size: one that hides the launch where None.
+    """
+    size = size or (8192 if device.type == "cuda" else 2048)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / fastest(lambda: torch.mm(a, b.T), device, repeats)
 

@@ -1,7 +1,6 @@
 """llama.cpp on a shape of random weights, as its own `llama-bench` measures it."""
 
 import json
-import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 
 from llama2gpu.backends import resolve_device
 from llama2gpu.checkpoints import tensor_shapes
@@ -109,7 +109,7 @@ def llama_bench(
     with TemporaryDirectory(prefix="llama2gpu-") as folder:
         path = Path(folder) / "model.gguf"
         write_gguf(path, SHAPES[subject.model], kind)
-        threads = subject.threads or len(os.sched_getaffinity(0))
+        threads = subject.threads or torch.get_num_threads()  # as many as ours
         bench = LlamaBench(program, path, prompt, tokens, threads, ALL_LAYERS if on_gpu else 0)
         yield FILE_TYPES[kind], bench
 

@@ -15,7 +15,7 @@ from llama2gpu.errors import BackendError
 from llama2gpu.measure.decode import machine
 from llama2gpu.measure.kernel_bench import Group, checked, same_matrix, settle
 from llama2gpu.measure.kernel_check import problem
-from llama2gpu.measure.kernel_timer import Call, Timer
+from llama2gpu.measure.kernel_timer import Call, Timer, Times
 from llama2gpu.measure.kernel_work import Work, works
 from llama2gpu.measure.peer_ways import WAYS, Maker, Way
 from llama2gpu.measure.peers import Compared, PeerRow, present, ratio, reason, turns
@@ -63,7 +63,7 @@ def measure_kernels(
             calls = dict(_calls(group, work, makers, found))
             if len(calls) > 1:
                 try:
-                    found.rows += list(_rows(model, work, dtype, calls, timer, repeats, place))
+                    found.add(_rounds(model, work, dtype, calls, timer, repeats, place))
                 except Exception as error:  # of many kinds; the other works go on
                     found.wrong[f"timing {_title(work)} of {work.m} tokens"] = reason(error)
     return found
@@ -121,19 +121,25 @@ def _wrong(made: list[Way], group: Group, work: Work) -> str:
     return ""
 
 
-def _rows(
+def _rounds(
     model: str, work: Work, dtype: torch.dtype, calls: dict[str, list[Call]], timer: Timer,
     repeats: int, place: dict[str, str],
-) -> Iterator[PeerRow]:  # fmt: skip
-    us: dict[str, list[float]] = {name: [] for name in calls}
+) -> Compared:  # fmt: skip
+    """A row for each that is timed as ours is; launching would tell in what is in no graph."""
+    times: dict[str, list[Times]] = {name: [] for name in calls}
     for number in range(repeats):
         for name in turns(list(calls), number):
-            us[name].append(timer.microseconds(calls[name]).median)
-    own = next(iter(calls))
-    speeds = {name: [1 / one for one in taken] for name, taken in us.items()}
-    for name, taken in us.items():
+            times[name].append(timer.microseconds(calls[name]))
+    own, found = next(iter(calls)), Compared()
+    speeds = {name: [1 / one.median for one in taken] for name, taken in times.items()}
+    for name, taken in times.items():
+        if [one.graph for one in taken] != [one.graph for one in times[own]]:
+            found.absent[f"{name} {_title(work)}"] = "only one of it and ours fits a CUDA graph"
+            continue
         ratios = {} if name == own else {"us": ratio(speeds[own], speeds[name])}
-        yield PeerRow(
+        row = PeerRow(
             _title(work), model, name, dtype_name(dtype), work.weight, work.context, 1, work.m,
-            work.n, work.k, [{"us": one} for one in taken], ratios, place,
+            work.n, work.k, [{"us": one.median} for one in taken], ratios, place,
         )  # fmt: skip
+        found.rows.append(row)
+    return found

@@ -4,7 +4,6 @@
 """
 
 import json
-import math
 import os
 import statistics
 import tempfile
@@ -18,6 +17,9 @@ from llama2gpu.errors import ResultsError
 from llama2gpu.files import one_line, read_regular
 
 FORMAT, VERSION = "llama2gpu-bench", 1
+
+#: Figures between these are taken; their ratios are finite.
+LEAST, MOST = 1e-60, 1e60
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,7 @@ def _wrong(row: Any) -> str | None:
 def _is_round(found: Any) -> bool:
     """Whether it is figures above 0 by name; None stands for one that was not taken."""
     return isinstance(found, dict) and all(
-        x is None
-        or (isinstance(x, int | float) and not isinstance(x, bool) and x > 0 and math.isfinite(x))
+        x is None or (isinstance(x, int | float) and not isinstance(x, bool) and LEAST < x < MOST)
         for x in found.values()
     )
 

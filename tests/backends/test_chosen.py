@@ -94,6 +94,12 @@ def test_other_versions_have_another_file(monkeypatch: pytest.MonkeyPatch) -> No
         b'"date": "2026-01-01"}}}',
         b'{"format": 1, "kinds": {"int4": {"rates": {"torch": 1}, "model": "m", '
         b'"date": "\\u001b[2J"}}}',
+        b'{"format": 1, "kinds": {"int4": {"rates": {"torch": 1}, "model": "\\u001b[2J", '
+        b'"date": "2026-01-01"}}}',
+        b'{"format": 1, "kinds": {"int4": {"rates": {"\\u001b[2J": 1}, "model": "m", '
+        b'"date": "2026-01-01"}}}',
+        b'{"format": 1, "kinds": {"int4": {"rates": {"torch": 1%s}, "model": "m", '
+        b'"date": "2026-01-01"}}}' % (b"0" * 400),
     ],
 )  # fmt: skip
 def test_damaged(content: bytes, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ from llama2gpu.cli.bench_decode import memory
 from llama2gpu.cli.bench_options import plus_minus
 from llama2gpu.cli.main import program
 from llama2gpu.measure import decode
-from llama2gpu.measure.results import NAME
+from llama2gpu.measure.results import NAME, read_results
 from llama2gpu.measure.shapes import SHAPES
 
 SMALL = ["--shape", "stories260k", "--device", "cpu", "--repeats", "2"]
@@ -127,6 +127,15 @@ def test_compare(tmp_path: Path) -> None:
     assert report["changes"][0]["slower"] is True
 
 
+def test_brackets_in_names_are_no_markup(tmp_path: Path) -> None:
+    path, other = tmp_path / "run.json", tmp_path / "named.json"
+    assert run("decode", *SMALL, "--tokens", "2", "-o", path).exit_code == 0
+    other.write_text(path.read_text().replace('"stories260k"', '"my[v2] [/b]"'))
+    result = run("compare", other, other)
+    assert result.exit_code == 0, result.output
+    assert "decode my[v2] [/b] torch" in result.stdout
+
+
 @pytest.mark.parametrize("text", ["{", "[]", None], ids=["damaged", "other", "missing"])
 def test_files_that_cannot_be_compared(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "old.json"
@@ -168,6 +177,15 @@ def test_a_trace_that_cannot_be_written(tmp_path: Path, words: list[str], place:
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["decode", "prefill", "load"])
+def test_what_was_measured_is_kept_where_the_next_fails(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "run.json"
+    tokens = [] if command == "load" else ["--tokens", "2"]
+    result = run(command, *SMALL, *tokens, "--model", tmp_path / "missing", "-o", path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert [row["model"] for row in read_results(path)] == ["stories260k"]
+
+
 def test_results_that_cannot_be_written(tmp_path: Path) -> None:
     result = run("load", "-o", tmp_path)
     assert (result.exit_code, result.stdout) == (1, "")
@@ -181,6 +199,7 @@ def test_results_that_cannot_be_written(tmp_path: Path) -> None:
         ["decode", "--depth", ""],
         ["decode", "--batch", "0"],
         ["decode", "--batch", "257"],
+        pytest.param(["decode", "--batch", "9" * 5000], id="decode --batch 999..."),
         ["decode", "--shape", "llama9"],
         ["decode", "--quant", "int2"],
         ["decode", "--quant", "int4:gptq"],
@@ -191,6 +210,7 @@ def test_results_that_cannot_be_written(tmp_path: Path) -> None:
         ["load", "--profile", "trace.json"],
         ["compare", "one.json"],
         ["compare", "a", "b", "--threshold", "-1"],
+        ["compare", "a", "b", "--threshold", "nan"],
         ["nonsense"],
     ],
     ids=" ".join,

@@ -112,6 +112,8 @@ def test_wrong_rows_are_not_written(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     only_wrong = call("--op", "logits", "--quant", "none", "--backend", "wrong", "-o", str(path))
     assert (only_wrong.exit_code, path.exists()) == (1, False)
+    assert "wrong: wrong logits (decode, dense): its error is 0.1" in only_wrong.stderr
+    assert "640×64" in only_wrong.stdout
     call("--op", "logits", "--quant", "none", "--backend", "plain,wrong", "-o", str(path))
     assert {row["backend"] for row in read_results(path)} == {"plain"}
 
@@ -135,6 +137,14 @@ def test_plot(tmp_path: Path) -> None:
     assert {"linear", "1", "3"} <= set(found)
     assert png.read_bytes().startswith(b"\x89PNG")
     assert sorted(tmp_path.iterdir()) == sorted([svg, png])
+
+
+def test_a_plot_that_cannot_be_written_is_told_before(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    place = tmp_path / "missing" / "a.svg"
+    result = call("--op", "linear", "--quant", "none", "--plot", str(place))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"can't write {place}" in result.stderr
 
 
 @pytest.mark.parametrize(

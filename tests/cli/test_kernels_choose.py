@@ -77,6 +77,14 @@ def test_one_that_fails_is_named_and_left_out(rates: dict[Any, Any]) -> None:
     assert recall(CPU)["dense"].rates == {"torch": 50.0}
 
 
+def test_what_another_package_raises_is_named(rates: dict[Any, Any]) -> None:
+    rates |= {("torch", "none"): TypeError("it takes 2"), ("numpy", "none"): 5.0}
+    done = call("--quant", "none", "--json")
+    assert done.exit_code == 0
+    problems = {t["backend"]: t["problem"] for t in json.loads(done.stdout)["trials"]}
+    assert problems == {"torch": "TypeError('it takes 2')", "numpy": ""}
+
+
 def test_nothing_is_kept_where_all_fail(rates: dict[Any, Any]) -> None:
     rates |= {("torch", "none"): BackendError("it is broken")}
     done = call("--quant", "none", "--backend", "torch")
@@ -102,6 +110,17 @@ def test_mistakes(arguments: tuple[str, ...], status: int, message: str) -> None
     assert done.exit_code == status
     assert message in done.stderr.splitlines()[-1]
     assert recall(CPU) == {}
+
+
+def test_a_cache_that_cannot_be_written_is_told_before(
+    rates: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "file"
+    place.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+    done = call("--quant", "none")  # a rate that was asked for would be a KeyError
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(f"llama2gpu: error: {place}")
 
 
 def test_forget(rates: dict[Any, Any]) -> None:

@@ -85,6 +85,13 @@ def test_the_slower_of_several_figures_is_named(old: Path, new: Path) -> None:
     assert row_name(slow) == "prefill m torch bf16 none depth 0 batch 1 32 tokens"
 
 
+def test_a_name_can_not_write_to_the_terminal(old: Path, new: Path) -> None:
+    write(old, row(model="a\x1b[2Jb\n"))
+    write(new, row(model="a\x1b[2Jb\n"))
+    (change,) = compare(old, new).changes
+    assert change.name.startswith(r"decode a\x1b[2Jb torch")
+
+
 def test_rows_of_one_file_alone_are_named(old: Path, new: Path) -> None:
     write(old, row(), row(batch=8))
     write(new, row(), row(quant="int4"))
@@ -115,6 +122,8 @@ def wrapped(*rows: Any, **fields: Any) -> str:
         (wrapped(row((1.0, 0.0))), "a round of row 1"),
         (wrapped(row((float("nan"),))), "a round of row 1"),
         (wrapped(row(rounds=[{"decode_rate": "fast"}])), "a round of row 1"),
+        (wrapped(row(rounds=[{"decode_rate": 10**400}])), "a round of row 1"),
+        (wrapped(row((1e308, 1e-308))), "a round of row 1"),
         (wrapped(row(), row()), "twice"),
         (wrapped(row(machine={"device": "H200", "threads": "2"})), "compare runs of one device"),
         (wrapped(row(machine=MACHINE | {"threads": "4"})), "compare runs of one device"),

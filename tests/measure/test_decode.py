@@ -3,7 +3,7 @@
 import itertools
 import math
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,15 @@ def test_each_case_is_measured() -> None:
 def test_the_read_peak_is_of_the_weights_themselves(limits: list[int]) -> None:
     (found,) = run(Case("decode", 2, 1, 2))
     assert limits == [found.weight_bytes] * 2
+
+
+def test_the_smallest_parts_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To begin with a row of scales takes longer than to read it, and makes the roof too low."""
+    monkeypatch.setitem(shapes.SHAPES, "tiny", replace(TINY, vocab=2999))
+    engine = Engine(replace(SUBJECT, quant="int8").open(8))
+    read = [block.nbytes for block in decode._blocks(engine)]
+    assert (len(read), min(read)) == (4 * TINY.layers + 1, TINY.dim**2)
+    assert sum(read) > 0.99 * engine.model.weights.nbytes
 
 
 def test_a_peer_is_asked_after_each_round() -> None:

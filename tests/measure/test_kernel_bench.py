@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from llama2gpu.backends.base import Backend, Prepared
+from llama2gpu.backends.base import Backend, Batch, LayerCache, Norm, Prepared
 from llama2gpu.backends.matrix import Matrix
 from llama2gpu.backends.numpy import NumpyBackend
 from llama2gpu.config import Config
@@ -17,9 +19,11 @@ from llama2gpu.measure.kernel_timer import (
     LEAST_CALLS,
     MOST,
     SWEEP,
+    UNKNOWN_CACHE,
     Call,
     CallTimer,
     Times,
+    cpu_cache,
     quartiles,
     read_size,
     sets_of,
@@ -103,6 +107,37 @@ def test_one_wrong_set_is_seen() -> None:
     assert "its error is" in row.problem
 
 
+def test_what_is_written_elsewhere_and_another_type_are_wrong() -> None:
+    class Stray(PlainBackend):
+        def write_kv(self, k: Tensor, v: Tensor, batch: Batch, cache: LayerCache) -> None:
+            super().write_kv(k, v, batch, cache)
+            cache.v[batch.block_table[0, 0].long(), :, 0] = 0
+
+        def logits(self, x: Tensor, norm: Norm, weight: Prepared) -> Tensor:
+            return super().logits(x, norm, weight).bfloat16()
+
+    rows = measure([work_of(op) for op in ("qkv", "write_kv", "logits")], Stray(CPU))
+    assert not any(row.checked for row in rows)
+    assert [row.problem.split()[1] for row in rows] == ["writes", "writes", "type"]
+
+
+@pytest.mark.parametrize("op", ["linear", "gate_up", "project_add", "logits"])
+def test_half_of_a_result_is_wrong(op: str) -> None:
+    """Right as far as it goes, in half of the time."""
+
+    class Half(PlainBackend):
+        pass
+
+    def half(self: PlainBackend, *of: object, **named: object) -> torch.Tensor:
+        y: torch.Tensor = getattr(PlainBackend, op)(self, *of, **named)
+        return y[:, : y.shape[1] // 2]
+
+    setattr(Half, op, half)
+    (row,) = measure([work_of(op)], Half(CPU))
+    assert not row.checked
+    assert "its shape is (3, " in row.problem
+
+
 def test_figures() -> None:
     cost = Cost(bytes=8_000_000, flops=4_000_000_000)
     found = figures(cost, Times(4000.0, 3900.0, 4200.0), ROOFS, "bf16", sets=5, cold=True)
@@ -126,6 +161,8 @@ def test_ratio_is_to_the_fastest_baseline() -> None:
     assert (best.baseline, best.baseline_us) == ("fast", 60.0)
     assert best.ratio == pytest.approx(1.5)
     assert beside(found, []).ratio is None
+    in_graph = beside(found, [("graph", fast._replace(graph=True)), ("slow", slow)])
+    assert in_graph.baseline == "slow"  # its launches are in its time, as they are in the op's
 
 
 def test_the_op_is_timed_first_and_then_its_baselines() -> None:
@@ -244,6 +281,20 @@ def test_rows_keep_their_order_and_roofs_are_taken_beside_each() -> None:
     assert list(taken) == []
 
 
+@pytest.mark.parametrize(("reads", "share"), [([1, 1, 1, 50, 2], 0.46), ([1, 1, 1, 1, 1], 23)])
+def test_a_roof_that_an_op_is_above_is_taken_again(reads: list[int], share: float) -> None:
+    """Other programs disturb it; what stays above is told all the same."""
+    work, times = work_of("linear", m=1), FakeTimer(1.0, cache=1 << 12)
+    taken = iter(reads)
+    bench = KernelBench(
+        [(PlainBackend(CPU), "bf16", BF16)], times,
+        lambda: Roofs(1e6, 5.5e8 * next(taken), {"fp32": 1e12, "bf16": 1e12}),
+    )  # fmt: skip
+    (row,) = bench.rows([work])
+    assert row.figures is not None
+    assert row.figures.share == pytest.approx(share, rel=0.05)
+
+
 def test_quartiles() -> None:
     assert quartiles([5.0, 1.0, 3.0, 2.0, 4.0]) == Times(3.0, 2.0, 4.0)
 
@@ -253,6 +304,21 @@ def test_quartiles() -> None:
 )
 def test_size_of_a_cache(text: str, size: int) -> None:
     assert read_size(text) == size
+
+
+def test_caches_of_groups_of_cores_are_taken_together(tmp_path: Path) -> None:
+    """Two groups of two cores, with a last level each."""
+    for cpu in range(4):
+        last = (3, f"{cpu // 2 * 2}-{cpu // 2 * 2 + 1}", "32M")
+        for i, (level, sharing, size) in enumerate([(1, cpu, "48K"), (2, cpu, "40M"), last]):
+            folder = tmp_path / f"cpu{cpu}" / "cache" / f"index{i}"
+            folder.mkdir(parents=True)
+            for name, text in (("level", level), ("shared_cpu_list", sharing), ("size", size)):
+                (folder / name).write_text(f"{text}\n")
+    assert cpu_cache(tmp_path) == 64 << 20
+    assert cpu_cache(tmp_path / "nothing") == UNKNOWN_CACHE
+    (folder / "level").unlink()
+    assert cpu_cache(tmp_path) == UNKNOWN_CACHE
 
 
 def test_every_call_has_run_before_one_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,6 +230,7 @@ def test_llama_cpp_on_a_gpu(program: Path, monkeypatch: pytest.MonkeyPatch) -> N
     write_program(program.parent, devices="CUDA0: NVIDIA H200 (143156 MiB, 142000 MiB free)")
     with llama_bench(program, SUBJECT, 8, 4) as (kind, bench):
         assert kind == "F32"
+        assert bench.threads == torch.get_num_threads()  # as ours has
         assert bench() == (40.0, 8.0)
     assert '"-ngl", "999"' in program.with_name("log").read_text()
 

@@ -182,6 +182,18 @@ def test_a_peer_that_raises_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {row.bench for row in found.rows} == {"rms_norm", "rope"}
 
 
+def test_launches_are_in_both_times_or_in_none() -> None:
+    class OursInGraphs(FakeTimer):
+        def microseconds(self, calls: Sequence[Call]) -> Times:
+            ours = getattr(calls[0], "keywords", {})
+            return super().microseconds(calls)._replace(graph="weight" in ours)
+
+    todo = kernel_works(TINY, ["tinygemm"], [1], 96)
+    found = measure_kernels("tiny", todo, PlainBackend(CPU), BF16, ["tinygemm"], OursInGraphs(), 2)
+    assert {row.backend for row in found.rows} == {"llama2gpu plain"}
+    assert found.absent["tinygemm linear"] == "only one of it and ours fits a CUDA graph"
+
+
 def test_ours_that_is_wrong_is_not_timed() -> None:
     class Wrong(PlainBackend):
         def linear(self, x: torch.Tensor, weight: Prepared) -> torch.Tensor:
