@@ -8,8 +8,8 @@ import click
 from llama2gpu.cli import options, quant_options
 from llama2gpu.cli.chat_input import Input
 from llama2gpu.cli.chat_talk import Talk
-from llama2gpu.cli.run import headline, load_model
 from llama2gpu.cli.main import one_line
+from llama2gpu.cli.run import headline, load_model
 from llama2gpu.errors import Llama2GPUError
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ MEMORY = 1 << 29
 
 #: What Python and Jinja import only when a template needs it, while files can be opened yet.
 _WARM = (
-    "{{ '\\n' | tojson(indent=1) | pprint }}{{ strftime_now('%c %Z') }}{{ lipsum(1) | wordwrap(9) }}",
+    "{{ '\\n' | tojson(indent=1) | pprint | wordwrap(9) }}",
+    "{{ strftime_now('%c %Z') }}{{ lipsum(1) }}",
     "{{ none.none }}",
     "{% if %}",
 )
