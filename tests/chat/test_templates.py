@@ -34,7 +34,7 @@ TEXTS = {
     "### Instruction:\ndon't stop: café\n\n### Response:\n",
     "mistral": "<s>[INST] be kind\n\nonce upon a time [/INST] there was a little girl</s>"
     "[INST] don't stop: café [/INST]",
-    "plain": "<s> be kind  \n  once upon a time\n\n there was a little girl \ndon't stop: café",
+    "plain": "<s> be kind  \n  once upon a time\n there was a little girl \ndon't stop: café",
 }
 #: Of the kinds that files have: lists of parts, namespaces, dates, tools, tags looked for.
 FILES = {
