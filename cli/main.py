@@ -125,13 +125,11 @@ class Teller(logging.Handler):
 def telling() -> Iterator[None]:
     """The package's warnings on stderr, for as long as the block lasts."""
     logger, teller = logging.getLogger(NAME), Teller()
-    level = logger.level
     logger.addHandler(teller)
     try:
         yield
     finally:
         logger.removeHandler(teller)
-        logger.setLevel(level)
 
 
 def one_line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,11 @@ threads = click.option(
 
 
 def hush(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
-    """Callback of --quiet: the package's log is no more told on stderr than all else."""
+    """Callback of --quiet: until the command ends, what is logged is not told on stderr either."""
     if value:
-        logging.getLogger("llama2gpu").setLevel(logging.ERROR)
+        logger = logging.getLogger("llama2gpu")
+        ctx.call_on_close(partial(logger.setLevel, logger.level))
+        logger.setLevel(logging.ERROR)
     return value
 
 
