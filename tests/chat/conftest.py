@@ -1,5 +1,6 @@
 """Tokenizers of the kinds that chat models have, ours beside transformers'."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,18 @@ def llama2_first(hf_llama: Path, tmp_path: Path) -> Pair:
     metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
     path = variant(hf_llama, tmp_path, normalizer=None, pre_tokenizer=metaspace)
     return pair(path, "<s>", "</s>")
+
+
+@pytest.fixture
+def llama2_model(spm: Path, tmp_path: Path) -> Pair:
+    """Llama 2's tokenizer.model: a space before every part of a text, as Meta's code puts it."""
+    from transformers import AutoTokenizer
+
+    path = Path(shutil.copy(spm, tmp_path))
+    made: Any = AutoTokenizer
+    config = {"tokenizer_class": "LlamaTokenizer", "legacy": True}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    return load_tokenizer(path), made.from_pretrained(str(tmp_path))
 
 
 @pytest.fixture(params=["llama3", "llama2", "llama2_first"])

@@ -77,6 +77,14 @@ def test_built_in_ids(name: str, begin: bool, both: Pair) -> None:
         assert chat_of(ours, "", name).prompt(talk, begin) == theirs
 
 
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "plain"])
+def test_ids_of_sentencepiece(name: str, llama2_model: Pair) -> None:
+    """The bare text begins with spaces, to which transformers adds none where the model does."""
+    ours, library = llama2_model
+    theirs = applied(library, FORMATS[name].template, TALK, add_generation_prompt=True)
+    assert chat_of(ours, "", name).prompt(TALK) == theirs
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_ids_of_files(name: str, both: Pair) -> None:
     ours, library = both
