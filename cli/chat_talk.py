@@ -1,6 +1,7 @@
 """A conversation at the command line: turns, commands, and what fits the context."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,10 +86,10 @@ class Talk:
         elif name in ("save", "load") and not rest:
             self.note(f"(/{name} wants the name of a file)")
         elif name == "save":
-            self.history.save(Path(rest))
+            self.history.save(_path(rest))
             self.note(f"(saved in {rest})")
         elif name == "load":
-            self.history = read_history(Path(rest))
+            self.history = read_history(_path(rest))
             self.note(f"({len(self.history.turns)} turns from {rest})")
         else:
             self.note(HELP if name == "help" else f"(no command /{name}: /help lists them)")
@@ -127,6 +128,11 @@ class Talk:
         if self.as_json:
             click.echo(json.dumps(as_object(self.llama, generation), allow_nan=False))
         return False
+
+
+def _path(text: str) -> Path:
+    """A file as it is typed where no shell reads it."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  pathlib's own fails without a home
 
 
 def _turns(count: int) -> str:
