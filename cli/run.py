@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,26 +26,14 @@ if TYPE_CHECKING:
 @options.dtype("Type of the weights")
 @quant_options.quantization(default="none")
 @options.sampling
-@click.option(
-    "--ctx",
-    "context",
-    type=click.IntRange(1),
-    help="Positions to use at most; what lies past the model's own context may make no sense.  "
-    "[default: the model's context]",
-)
+@options.context
 @options.rope_theta
 @options.rope_scaling
 @options.norm_eps
 @options.threads
 @options.kv_dtype("; int8 takes about half of the memory of 16 bits")
-@click.option("--no-kv-cache", is_flag=True, help="Recompute everything for each token.")
-@click.option(
-    "--prefill",
-    type=click.Choice(["parallel", "sequential"]),
-    default="parallel",
-    show_default=True,
-    help="Take the prompt at once, or one token at a time.",
-)
+@options.no_kv_cache
+@options.prefill
 @click.option("--prompt-file", type=click.Path(path_type=Path), help="Read the prompt from a file.")
 @click.option("--show-prompt", is_flag=True, help="Print the exact prompt and its ids on stderr.")
 @click.option("--explain", is_flag=True, help="Say on stderr what serves each op, and why.")
@@ -84,15 +74,16 @@ def command(
         prompt = prompt_file.read_bytes().decode("utf-8", "surrogateescape")
     bench_options.check_output(profile)
     asked = options.sampling_values(rest)
-    llama = _load(rest, quiet)
+    llama = load_model(rest, quiet)
     from llama2gpu.measure.profile import profiling
 
     if prompt is None:
         prompt = llama.checkpoint.default_prompt
     prompt = well_formed(prompt)
+    _warn_of_template(llama)
     generation = llama.stream(prompt, **asked)
     if not quiet:
-        click.echo(_headline(llama), err=True)
+        click.echo(headline(llama), err=True)
         if (note := left_dense(llama.outcomes)) is not None:
             click.echo(note, err=True)
     if explain:
@@ -104,7 +95,7 @@ def command(
     with profiling(profile, llama.backend):
         interrupted = _print(generation, prompt, as_json, no_echo)
     if as_json:
-        click.echo(json.dumps(_answer(llama, generation), allow_nan=False))
+        click.echo(json.dumps(as_object(llama, generation), allow_nan=False))
     if not quiet:
         click.echo(_summary(llama, generation), err=True)
     bench_options.wrote(profile, quiet)
@@ -112,7 +103,8 @@ def command(
         click.get_current_context().exit(130)
 
 
-def _load(rest: dict[str, Any], quiet: bool) -> "Llama":
+def load_model(rest: dict[str, Any], quiet: bool) -> "Llama":
+    """The model that the options of `run` name."""
     from llama2gpu.cli.progress import loading, uninterrupted
 
     with uninterrupted():  # half an import is worse than none
@@ -144,6 +136,20 @@ def _load(rest: dict[str, Any], quiet: bool) -> "Llama":
         )
 
 
+def _warn_of_template(llama: "Llama") -> None:
+    """A chat model that gets the bare prompt answers badly, and nothing else would tell why."""
+    from llama2gpu.checkpoints.chat_template import chat_template_of
+    from llama2gpu.errors import CheckpointError
+
+    name = llama.checkpoint.path.name
+    with suppress(CheckpointError):  # of a file that run has no need of
+        if chat_template_of(llama.checkpoint):
+            logging.getLogger("llama2gpu").warning(
+                f"llama2gpu: {name!r} has a chat template, and run gives it the bare prompt; "
+                "`llama2gpu chat` talks with it"
+            )
+
+
 def _print(generation: "Generation", prompt: str, as_json: bool, no_echo: bool) -> bool:
     """Streams the text; returns whether Control-C cut it short."""
     try:
@@ -163,7 +169,8 @@ def _print(generation: "Generation", prompt: str, as_json: bool, no_echo: bool) 
     return False
 
 
-def _headline(llama: "Llama") -> str:
+def headline(llama: "Llama") -> str:
+    """What runs, and where."""
     import torch
 
     checkpoint, backend = llama.checkpoint, llama.backend
@@ -214,7 +221,8 @@ def _rate(count: int, seconds: float) -> float | None:
     return count / seconds if seconds and count else None
 
 
-def _answer(llama: "Llama", generation: "Generation") -> dict[str, Any]:
+def as_object(llama: "Llama", generation: "Generation") -> dict[str, Any]:
+    """An answer and its statistics, for --json."""
     answer = dataclasses.asdict(generation.completion)
     del answer["seed"]
     logprobs = answer.pop("logprobs")
