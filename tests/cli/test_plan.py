@@ -36,8 +36,7 @@ def test_what_would_fit() -> None:
     assert "--quant int8" in proposed
     assert "--quant int4" in proposed
     for flags in proposed:
-        words = ["int4+head" if "--quant-head" in flags else flags.split()[1]]
-        again = plan("llama2-7b", "--device", "cpu", "--memory", "12", "--quant", *words)
+        again = plan("llama2-7b", "--device", "cpu", "--memory", "12", *flags.split())
         assert again.exit_code == 0, flags
 
 
@@ -85,6 +84,10 @@ def test_run_stops_with_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> Non
         (["stories", "--ctx", "0"], 2, "--ctx"),
         (["stories", "--batch", "0"], 2, "--batch"),
         (["stories", "--memory", "0"], 2, "--memory"),
+        (["stories", "--memory", "nan"], 2, "--memory"),
+        (["stories", "--memory", "inf"], 2, "--memory"),
+        (["stories", "--memory", "1e300"], 2, "--memory"),
+        (["stories", "--quant-head"], 2, "--quant"),
         (["stories", "--quant", "int3"], 2, "int3"),
         (["stories", "--backend", "nope"], 1, "unknown backend"),
     ],

@@ -128,6 +128,22 @@ def test_one_flag_is_proposed_where_it_is_enough() -> None:
     assert planner.plan(need._replace(batch=batch + 1)).total > cached.total
 
 
+def test_many_sequences_are_not_tried_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    planner = Planner(checkpoint(), choose_backend("torch", "cpu"), BF16)
+    need = Need(1024, batch=1 << 16)
+    free = planner.plan(need._replace(batch=777)).total
+    tried: list[Need] = []
+    plan = planner.plan
+
+    def counted(need: Need) -> Plan:
+        tried.append(need)
+        return plan(need)
+
+    monkeypatch.setattr(planner, "plan", counted)
+    assert "--batch 777" in [change.flags for change in changes(planner, need, free)]
+    assert len(tried) < 50
+
+
 def test_several_are_proposed_where_one_is_not() -> None:
     source = checkpoint(config=replace(CONFIG, layers=40, kv_heads=8))
     planner = Planner(source, choose_backend("torch", "cpu"), BF16)
