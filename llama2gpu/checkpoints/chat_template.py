@@ -2,7 +2,7 @@
 
 from llama2gpu.checkpoints.base import Checkpoint
 from llama2gpu.checkpoints.fields import read_json
-from llama2gpu.checkpoints.files import present
+from llama2gpu.checkpoints.files import present, read_start
 from llama2gpu.errors import CheckpointError
 
 _LIMIT = 1 << 20
@@ -16,9 +16,10 @@ def chat_template_of(checkpoint: Checkpoint) -> str | None:
     if checkpoint.chat_template is not None or not checkpoint.path.is_dir():
         return checkpoint.chat_template
     for path in present(checkpoint.path, "chat_template.jinja"):
-        if path.stat().st_size > _LIMIT:
+        data = read_start(path, _LIMIT + 1)
+        if len(data) > _LIMIT:
             raise CheckpointError(f"{path} is larger than {_LIMIT} bytes: it is no chat template")
-        return path.read_text(encoding="utf-8", errors="replace")
+        return data.decode(errors="replace")
     for path in present(checkpoint.path, "chat_template.json", "tokenizer_config.json"):
         found = read_json(path).get("chat_template")
         if isinstance(found, list):
