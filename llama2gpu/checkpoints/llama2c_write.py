@@ -27,6 +27,8 @@ VERSIONS = (0, 1, 2)
 _ROPE_THETA, _NORM_EPS = 10000.0, 1e-5
 #: Values that share a scale, where the model's sizes allow.
 _GROUP = 64
+#: Positions of RoPE's tables that are made at a time.
+_POSITIONS = 1 << 14
 
 
 def write_llama2c(
@@ -99,8 +101,8 @@ def _write_tensor(
     file: BinaryIO, checkpoint: Checkpoint, name: str, flat: Flat, tally: Tally
 ) -> None:
     if name == "tables":
-        for table in rope_table(flat.config, flat.config.context):
-            _write(file, table)
+        for which in (0, 1):
+            _write_table(file, flat.config, which)
         return
     if name.endswith("norm"):
         _write(file, checkpoint.read(name).float())
@@ -111,6 +113,13 @@ def _write_tensor(
         for part in parts(checkpoint.weight(name)):
             _write(file, part.dequantize(torch.float32))
         tally.add(0.0, 0.0)
+
+
+def _write_table(file: BinaryIO, config: Config, which: int) -> None:
+    """RoPE's cosines, 0, or its sines, 1; a header may claim a context of 2³⁰ positions."""
+    for start in range(0, config.context, _POSITIONS):
+        stop = min(start + _POSITIONS, config.context)
+        _write(file, rope_table(config, stop, start)[which])
 
 
 def _write(file: BinaryIO, tensor: torch.Tensor) -> None:

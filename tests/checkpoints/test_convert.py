@@ -10,7 +10,7 @@ import gguf
 import pytest
 import torch
 
-from llama2gpu.checkpoints import RandomCheckpoint, open_checkpoint, tensor_shapes
+from llama2gpu.checkpoints import RandomCheckpoint, llama2c_write, open_checkpoint, tensor_shapes
 from llama2gpu.checkpoints.convert import FORMATS, LLAMA2C
 from llama2gpu.checkpoints.gguf_encode import BLOCKS
 from llama2gpu.checkpoints.gguf_names import ROPE_FREQS, Model, Words
@@ -75,6 +75,17 @@ def test_to_the_byte(version: int, tmp_path: Path) -> None:
         start = len(wanted) - head - tables.nbytes
         wanted = wanted[:start] + tables.numpy().tobytes() + wanted[-head:]
     assert data == wanted
+
+
+def test_long_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are made a part at a time; which one makes no difference."""
+    monkeypatch.setattr(llama2c_write, "_POSITIONS", 7)
+    config = replace(CONFIG, context=48)
+    written(RandomCheckpoint(config, torch.float32), tmp_path / "out", "llama2c-v0")
+    tables = torch.cat([table.flatten() for table in rope_table(config, 48)])
+    data = (tmp_path / "out").read_bytes()
+    found = torch.frombuffer(bytearray(data[: -4 * CONFIG.vocab * CONFIG.dim]), dtype=torch.float32)
+    assert torch.allclose(found[-len(tables) :], tables, atol=1e-6)
 
 
 SCALINGS = {
