@@ -72,6 +72,7 @@ def convert(
 def _sources(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> Iterator[Path]:
     """The files that are read."""
     yield from checkpoint.path.iterdir() if checkpoint.path.is_dir() else [checkpoint.path]
+    yield from checkpoint.parts
     if tokenizer is not None:
         yield tokenizer.path
 
