@@ -87,7 +87,7 @@ def _to_llama2c(
     out, config = target.path, checkpoint.config
     check_llama2c(config)
     check_file(out, _sources(checkpoint, tokenizer), target.overwrite)
-    words = None
+    words, beside = None, out.with_name(_TOKENIZER)
     if tokenizer is not None:
         try:
             words = tokenizer_bin(vocabulary_of(tokenizer), config.vocab)
@@ -95,7 +95,6 @@ def _to_llama2c(
             tally.notes.append(str(error))
     tally.files.append(out)
     if words is not None:
-        beside = out.with_name(_TOKENIZER)
         if beside == out:
             raise RequestError(f"{out} is the name of the tokenizer beside it: give another")
         tally.files.append(beside)
@@ -103,6 +102,8 @@ def _to_llama2c(
             words = None
         else:
             check_file(beside, _sources(checkpoint, tokenizer), target.overwrite)
+    elif beside.exists():
+        tally.notes.append(f"{beside}, which its programs would take, is not this model's")
     _note_stops(tally, "its programs know two", checkpoint, _LLAMA2C_STOPS)
     with new_files(out) as work:
         version = LLAMA2C[target.format]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,33 @@ def test_places(words: Tokenizer, tmp_path: Path) -> None:
     assert tokenizer_of(open_checkpoint(out)).encode(TEXT) == words.encode(TEXT)
     assert (tmp_path / "in.bin").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.bin", "out"]
+
+
+def test_a_tokenizer_of_another_model_stays_with_a_note(words: Tokenizer, tmp_path: Path) -> None:
+    source = RandomCheckpoint(CONFIG, torch.float32)
+    words = without_bos(words)
+    _, tally = written(source, tmp_path / "out.bin", "llama2c-v1", words)
+    assert len(tally.notes) == 1
+    (tmp_path / "tokenizer.bin").write_bytes(b"other")
+    for given in (None, words):
+        _, tally = written(source, tmp_path / "out.bin", "llama2c-v1", given, overwrite=True)
+        assert "which its programs would take, is not this model's" in tally.notes[-1]
+    assert (tmp_path / "tokenizer.bin").read_bytes() == b"other"
+
+
+def without_bos(words: Tokenizer) -> Tokenizer:
+    """The same tokenizer, for texts without BOS, which llama2.c can't have."""
+    found = copy(words)
+    found.adds_bos = False
+    return found
+
+
+def test_texts_without_bos(words: Tokenizer, tmp_path: Path) -> None:
+    source, ids = RandomCheckpoint(CONFIG, torch.float32), without_bos(words).encode(TEXT)
+    assert ids == words.encode(TEXT)[1:]
+    for form in ("hf", "gguf"):
+        found, _ = written(source, tmp_path / form, form, without_bos(words))
+        assert tokenizer_of(found).encode(TEXT) == ids
 
 
 @pytest.mark.parametrize("form", FORMATS)
