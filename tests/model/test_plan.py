@@ -13,6 +13,7 @@ from llama2gpu.api import build_model, load
 from llama2gpu.backends import choose_backend
 from llama2gpu.checkpoints import Checkpoint, RandomCheckpoint, open_checkpoint
 from llama2gpu.checkpoints.save import save_huggingface
+from llama2gpu.checkpoints.weights import load_weights
 from llama2gpu.config import Config
 from llama2gpu.engine import Engine
 from llama2gpu.errors import RequestError
@@ -22,6 +23,7 @@ from llama2gpu.measure.subject import weight_memory
 from llama2gpu.open_quantizer import open_quantizer, read_spec
 from llama2gpu.plan import Need, Plan, Planner, text_of
 from llama2gpu.plan_fit import changes, check_memory
+from llama2gpu.quant import Int4
 from llama2gpu.quant.spec import parse_spec
 from llama2gpu.request import Request
 from llama2gpu.sampling import SamplingParams
@@ -90,6 +92,15 @@ def test_weights_are_what_a_load_keeps(backend: str, quant: str, tied: bool) -> 
     assert sum(found.weights.values()) - found.weights["fp32"] == pytest.approx(kept, rel=0.01)
     norms = 4 * (2 * CONFIG.layers + 1) * CONFIG.dim
     assert found.weights["fp32"] == norms + 4 * 2048 * CONFIG.head_dim
+
+
+def test_what_stays_dense_keeps_no_memory_of_what_does_not() -> None:
+    source = checkpoint(config=replace(CONFIG, hidden=344))  # no multiple of 32
+    quantizer = open_quantizer(source, parse_spec("int4:32"), choose_backend("torch", "cpu"))
+    kept = load_weights(source, BF16, lambda weight, op: weight, quantizer=quantizer)
+    for layer in kept.layers:
+        assert isinstance(layer.w_qkv, Int4)
+        assert layer.w_2.data.untyped_storage().nbytes() == layer.w_2.nbytes
 
 
 @pytest.mark.parametrize("quant", ["int8", "int4:32"])
