@@ -105,12 +105,11 @@ def _to_llama2c(
     elif beside.exists():
         tally.notes.append(f"{beside}, which its programs would take, is not this model's")
     _note_stops(tally, "its programs know two", checkpoint, _LLAMA2C_STOPS)
-    with new_files(out) as work:
+    with new_files(out) as work, writing(out):
         version = LLAMA2C[target.format]
         write_llama2c(checkpoint, work / out.name, version, tally, progress)
         if words is not None:
-            with writing(out):
-                (work / _TOKENIZER).write_bytes(words)
+            (work / _TOKENIZER).write_bytes(words)
 
 
 def _note_stops(tally: Tally, why: str, checkpoint: Checkpoint, known: Set[object]) -> None:
@@ -153,7 +152,7 @@ def _to_gguf(
     if template := chat_template_of(checkpoint):
         words[Words.CHAT_TEMPLATE] = template
     forms = Forms(target.dtype or checkpoint.dtype, target.quant, target.dense)
-    with new_files(out) as work:
+    with new_files(out) as work, writing(out):
         write_gguf(checkpoint, work / out.name, forms, words, tally, progress)
     tally.files.append(out)
 

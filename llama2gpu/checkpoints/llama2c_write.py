@@ -12,7 +12,6 @@ import torch
 from llama2gpu.checkpoints.base import Checkpoint, tensor_shapes
 from llama2gpu.checkpoints.flat import Flat, tensor_name
 from llama2gpu.checkpoints.llama2c import flat_of, header_bytes
-from llama2gpu.checkpoints.new_folder import writing
 from llama2gpu.checkpoints.tally import Tally, as_int8, parts, squares
 from llama2gpu.checkpoints.weights import Progress
 from llama2gpu.config import Config
@@ -36,8 +35,8 @@ def write_llama2c(
 ) -> None:
     """Writes one file: float32 in versions 0 and 1, int8 and float32 scales in version 2.
 
-    Memory: a tensor as it is stored. Raises `RequestError` for a model that the format can't hold
-    and where the disk is full, `CheckpointError` where a tensor can't be read.
+    Memory: a tensor as it is stored. Raises `RequestError` for a model that the format can't hold,
+    `OSError` where the disk is full, `CheckpointError` where a tensor can't be read.
     """
     config = checkpoint.config
     check_llama2c(config)
@@ -48,7 +47,7 @@ def write_llama2c(
             f"{config.dim} and hidden {config.hidden}, and those of quantized matrices are kept"
         )
     done, total = 0, config.parameters
-    with writing(path), path.open("wb") as file:
+    with path.open("wb") as file:
         file.write(header_bytes(version, flat))
         for kind, count, shape in flat.runs():
             for n in range(count):

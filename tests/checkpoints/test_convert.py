@@ -278,6 +278,6 @@ def test_a_full_disk(form: str, tmp_path: Path) -> None:
         capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("llama2gpu: error: can't write ")
+    assert done.stderr.startswith("llama2gpu: error: can't write out: ")
     assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["in.bin"]
