@@ -69,6 +69,7 @@ def command(
     from llama2gpu.api import KV_DTYPES, weight_type
     from llama2gpu.backends import choose_backend
     from llama2gpu.memory import free_memory
+    from llama2gpu.open_quantizer import check_dense
     from llama2gpu.plan import Need, Planner
     from llama2gpu.quant.spec import parse_spec
 
@@ -78,6 +79,8 @@ def command(
             raise click.UsageError("--quant-head needs --quant.")
         spec = replace(spec, head=True)
     checkpoint, server = opened(source), choose_backend(backend, device)
+    if spec is not None:
+        check_dense(checkpoint)
     planner = Planner(checkpoint, server, weight_type(checkpoint, server.device, dtype), spec)
     need = Need(context or checkpoint.config.context, batch, KV_DTYPES[kv_dtype])
     free = free_memory(server.device) if memory is None else round(memory * 1e9)

@@ -4,10 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from llama2gpu import memory, plan_fit
+from llama2gpu.checkpoints import RandomCheckpoint
+from llama2gpu.checkpoints.save import save_huggingface
 from llama2gpu.cli.main import program
+from llama2gpu.measure.shapes import SHAPES
+from llama2gpu.quant.spec import parse_spec
 
 
 def plan(*words: object) -> Result:
@@ -96,6 +101,15 @@ def test_mistakes(words: list[str], status: int, message: str) -> None:
     done = plan(*words)
     assert (done.exit_code, done.stdout) == (status, "")
     assert message in done.stderr
+
+
+def test_what_is_quantized_already(tmp_path: Path) -> None:
+    source = RandomCheckpoint(SHAPES["stories260k"], torch.float32, quant=parse_spec("int8"))
+    save_huggingface(source, tmp_path / "model")
+    assert plan(tmp_path / "model", "--device", "cpu").exit_code == 0
+    done = plan(tmp_path / "model", "--device", "cpu", "--quant", "int4")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "quantized already" in done.stderr
 
 
 def test_a_damaged_file(tmp_path: Path) -> None:
