@@ -105,6 +105,8 @@ def check_usage(form: str, dtype: str, quant: str) -> None:
             raise click.UsageError(f"--dtype is for --to hf and gguf: {form} has its own.")
         if quant in QUANTS:
             raise click.UsageError(f"--quant {quant} is for --to gguf; llama2c-v2 is int8.")
+        if quant == "none" and form == "llama2c-v2":
+            raise click.UsageError("--quant none is for other formats: llama2c-v2 is int8.")
     if form == "hf" and quant in QUANTS:
         raise click.UsageError(
             f"--quant {quant} is for --to gguf; `llama2gpu quantize` makes quantized folders."

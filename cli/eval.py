@@ -207,13 +207,15 @@ def show(result: "QualityResult") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from llama2gpu.plan import text_of
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("weights", overflow="fold")
     for name in ("perplexity", "change, %", "KL, nats", "KL 99 %", "top-1, %", "read"):
         table.add_column(name, justify="right", no_wrap=True)
     first, *others = result.rows
     click.echo(summary(result) + "\n")
-    table.add_row(first.name, f"{first.perplexity:.4f}", *[""] * 4, size(first.weight_bytes))
+    table.add_row(first.name, f"{first.perplexity:.4f}", *[""] * 4, text_of(first.weight_bytes))
     for row in others:
         table.add_row(*cells(row))
     Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(table)
@@ -230,6 +232,8 @@ def summary(result: "QualityResult") -> str:
 
 def cells(row: "Quality") -> list[str]:
     """A row that is compared with the first, as text."""
+    from llama2gpu.plan import text_of
+
     return [
         row.name,
         f"{row.perplexity:.4f}",
@@ -237,13 +241,5 @@ def cells(row: "Quality") -> list[str]:
         f"{row.divergence:.5f}",
         f"{row.divergence_99:.5f}",
         f"{100 * row.agreement:.2f}",
-        size(row.weight_bytes),
+        text_of(row.weight_bytes),
     ]
-
-
-def size(count: int) -> str:
-    """12345678 → "12.3 MB"."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6)):
-        if count >= scale:
-            return f"{count / scale:.3g} {unit}"
-    return f"{count / 1000:.3g} kB"

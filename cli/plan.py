@@ -1,7 +1,7 @@
 """`llama2gpu plan`: what a model takes of memory, before anything is loaded."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,10 +14,20 @@ if TYPE_CHECKING:
     from llama2gpu.checkpoints import Checkpoint
     from llama2gpu.plan import Need, Planner
 
+#: The most that --memory takes, GB.
+_MOST_MEMORY = 1e9
+
 
 def read_quant(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """Callback of --quant: "none" or what `parse_spec` takes."""
     return str(bench_options.read_quants(ctx, param, (value,))[0])
+
+
+def read_memory(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Callback of --memory: a number, which NaN is not."""
+    if value is not None and not value <= _MOST_MEMORY:
+        raise click.BadParameter(f"{value:g} is none: give up to {_MOST_MEMORY:g}.")
+    return value
 
 
 @click.command()
@@ -34,35 +44,44 @@ def read_quant(ctx: click.Context, param: click.Parameter, value: str) -> str:
     "--quant", metavar="SPEC", default="none", show_default=True, callback=read_quant,
     help="Quantized as it is loaded: int8, int4, int4:32, int4+head, …",
 )  # fmt: skip
+@click.option("--quant-head", is_flag=True, help="The output matrix too, as +head in a SPEC.")
 @options.kv_dtype("")
 @options.dtype("Type of dense weights")
 @options.backend
 @options.device
 @click.option(
-    "--memory", type=click.FloatRange(0, min_open=True), metavar="GB",
+    "--memory", type=click.FloatRange(0, min_open=True), metavar="GB", callback=read_memory,
     help="Plan for a device with so much free memory instead of what this one has.",
 )  # fmt: skip
 @options.as_json
 @click.pass_context
 def command(
     ctx: click.Context, source: str, context: int | None, batch: int, quant: str,
-    kv_dtype: str, dtype: str, backend: str, device: str, memory: float | None, as_json: bool,
+    quant_head: bool, kv_dtype: str, dtype: str, backend: str, device: str, memory: float | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Say what a model takes of the device's memory, and what would fit if it does not.
 
     From the headers alone, in the forms that the backend keeps; SHAPE is a model without a file,
-    such as llama2-70b. `run` stops with the same numbers where a model can't fit. The exit status
-    is 1 where it does not.
+    such as llama2-70b. `run` stops with the same numbers where --ctx, or without it 512 tokens,
+    can't fit. The exit status is 1 where it does not.
     """
     from llama2gpu.api import KV_DTYPES
     from llama2gpu.backends import choose_backend
     from llama2gpu.build import weight_type
     from llama2gpu.memory import free_memory
+    from llama2gpu.open_quantizer import check_dense
     from llama2gpu.plan import Need, Planner
     from llama2gpu.quant.spec import parse_spec
 
     spec = None if quant == "none" else parse_spec(quant)
+    if quant_head:
+        if spec is None:
+            raise click.UsageError("--quant-head needs --quant.")
+        spec = replace(spec, head=True)
     checkpoint, server = opened(source), choose_backend(backend, device)
+    if spec is not None:
+        check_dense(checkpoint)
     planner = Planner(checkpoint, server, weight_type(checkpoint, server.device, dtype), spec)
     need = Need(context or checkpoint.config.context, batch, KV_DTYPES[kv_dtype])
     free = free_memory(server.device) if memory is None else round(memory * 1e9)

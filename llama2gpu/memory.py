@@ -3,39 +3,43 @@
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import torch
 
 _MEMORY = Path("/proc/meminfo")
-#: A container's control group, version 2 and version 1: its folder, the files of its limit and its
-#: use, and what the pages of files are called, which count as used and are given up when needed.
-_GROUPS = (
-    ("/sys/fs/cgroup", "memory.max", "memory.current", ("active_file", "inactive_file")),
-    (
-        "/sys/fs/cgroup/memory",
+#: Control groups: those that the process is in, and where they are mounted.
+_MEMBERSHIP, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+#: Of a version, the files of a limit and of what is used, and what in `memory.stat` is counted as
+#: used but given back when it is needed: pages of files, and the kernel's own caches.
+_FILES = {
+    2: ("memory.max", "memory.current", ("active_file", "inactive_file", "slab_reclaimable")),
+    1: (
         "memory.limit_in_bytes",
         "memory.usage_in_bytes",
         ("total_active_file", "total_inactive_file"),
     ),
-)
+}
 
 
 def free_memory(device: torch.device) -> int | None:
     """Bytes that a program can take on a device; None where the system does not tell.
 
-    On a CPU what Linux calls available, at most what is left of a container's limit.
+    On a CPU what Linux calls available, at most what is left of the limits of its containers; on
+    a GPU that shares the CPU's memory, at least that, as its driver takes cached files for used.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
+        if torch.cuda.get_device_properties(device).is_integrated and _MEMORY.exists():
+            free = max(free, _available())
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type == "mps":
         most, used = torch.mps.recommended_max_memory(), torch.mps.driver_allocated_memory()
         return int(most) - int(used)
     if _MEMORY.exists():
-        left = [_left(*files) for files in _GROUPS]
-        return min([_available(), *(x for x in left if x is not None)])
+        return _available()
     return _unused_pages()
 
 
@@ -54,22 +58,43 @@ def _trim() -> "ctypes._FuncPointer | None":
 
 
 def _available() -> int:
-    for line in _MEMORY.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{_MEMORY} has no MemAvailable")
+    available = _numbers(_MEMORY).get("MemAvailable:")
+    if available is None:
+        raise OSError(f"{_MEMORY} has no MemAvailable")
+    left = [_left(folder, version) for folder, version in _groups()]
+    return min([available * 1024, *(x for x in left if x is not None)])
 
 
-def _left(folder: str, limit: str, used: str, pages: tuple[str, ...]) -> int | None:
-    """What is left of a control group's limit; None where there is none."""
+def _groups() -> Iterator[tuple[Path, int]]:
+    """Folder and version of each group that may limit the process: its own, and those around it."""
     try:
-        most, now = (Path(folder, name).read_text().strip() for name in (limit, used))
-        rows = [line.split() for line in Path(folder, "memory.stat").read_text().splitlines()]
-        files = sum(int(row[1]) for row in rows if len(row) == 2 and row[0] in pages)
-        taken = max(int(now) - files, 0)
+        lines = _MEMBERSHIP.read_text().splitlines()
+    except OSError:
+        return
+    for _, controllers, name in (line.split(":", 2) for line in lines if line.count(":") > 1):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, version = (_GROUPS / "memory", 1) if controllers else (_GROUPS, 2)
+        own = root / name.lstrip("/")
+        yield from ((folder, version) for folder in (own, *own.parents) if folder >= root)
+
+
+def _left(group: Path, version: int) -> int | None:
+    """What is left of a control group's limit; None where there is none."""
+    limit, used, cached = _FILES[version]
+    try:
+        most, now = (group / limit).read_text().strip(), int((group / used).read_text())
+        told = _numbers(group / "memory.stat")
+        now -= sum(told.get(name, 0) for name in cached)
     except (OSError, ValueError):
         return None
-    return max(int(most) - taken, 0) if most.isdecimal() and int(most) < 1 << 60 else None
+    return max(int(most) - max(now, 0), 0) if most.isdecimal() and int(most) < 1 << 60 else None
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """The numbers in a file of a name and a number a line."""
+    rows = (line.split() for line in path.read_text().splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1}
 
 
 def _unused_pages() -> int | None:

@@ -30,6 +30,14 @@ def read_spec(quant: str | QuantSpec, calibration: str | Path | None) -> QuantSp
     return spec
 
 
+def check_dense(checkpoint: Checkpoint) -> None:
+    """Raises `RequestError` where a checkpoint is quantized already."""
+    if checkpoint.quantization is not None:
+        raise RequestError(
+            f"the checkpoint is quantized already ({checkpoint.quantization}): give the dense model"
+        )
+
+
 def open_quantizer(
     checkpoint: Checkpoint,
     spec: QuantSpec,
@@ -47,10 +55,7 @@ def open_quantizer(
     too short.
     """
     config = checkpoint.config
-    if checkpoint.quantization is not None:
-        raise RequestError(
-            f"the checkpoint is quantized already ({checkpoint.quantization}): give the dense model"
-        )
+    check_dense(checkpoint)
     if spec.method not in CALIBRATED:
         return RoundingQuantizer(spec, config, report, errors=errors)
     if calibration is None:

@@ -1,5 +1,6 @@
 """What to ask for instead, where a model does not fit; and a load that stops before it fails."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -80,10 +81,12 @@ def _shorter(planner: Planner, need: Need, free: int) -> Need | None:
 
 def _fewer(planner: Planner, need: Need, free: int) -> Need | None:
     """The most sequences that fit; None where not one does."""
-    fitting = (n for n in range(need.batch - 1, 0, -1)
-               if planner.plan(need._replace(batch=n)).total <= free)  # fmt: skip
-    batch = next(fitting, None)
-    return None if batch is None else need._replace(batch=batch)
+
+    def fits(batch: int) -> bool:
+        return planner.plan(need._replace(batch=batch)).total <= free
+
+    batch = bisect_left(range(1, need.batch), True, key=lambda n: not fits(n))
+    return need._replace(batch=batch) if batch else None
 
 
 def _quantized(planner: Planner) -> Iterator[Planner]:

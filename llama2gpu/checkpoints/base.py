@@ -68,7 +68,7 @@ class Checkpoint(ABC):
     """An open checkpoint. Nothing but headers is read until `read` is called.
 
     format: what the file is, for people ("llama2.c v0", "Meta", "Hugging Face", …).
-    path: the file or folder.
+    path: the file or folder. parts: the files of a model of several, none where `path` is all.
     config: sizes and constants, already checked against what the file holds.
     dtype: the stored floating type of the matrices (float32, float16 or bfloat16); for a
         quantized format, the type it is dequantized to.
@@ -82,6 +82,7 @@ class Checkpoint(ABC):
 
     format: str
     path: Path
+    parts: tuple[Path, ...] = ()
     config: Config
     dtype: torch.dtype
     quantization: str | None = None

@@ -72,6 +72,7 @@ def convert(
 def _sources(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> Iterator[Path]:
     """The files that are read."""
     yield from checkpoint.path.iterdir() if checkpoint.path.is_dir() else [checkpoint.path]
+    yield from checkpoint.parts
     if tokenizer is not None:
         yield tokenizer.path
 
@@ -86,7 +87,7 @@ def _to_llama2c(
     out, config = target.path, checkpoint.config
     check_llama2c(config)
     check_file(out, _sources(checkpoint, tokenizer), target.overwrite)
-    words = None
+    words, beside = None, out.with_name(_TOKENIZER)
     if tokenizer is not None:
         try:
             words = tokenizer_bin(vocabulary_of(tokenizer), config.vocab)
@@ -94,7 +95,6 @@ def _to_llama2c(
             tally.notes.append(str(error))
     tally.files.append(out)
     if words is not None:
-        beside = out.with_name(_TOKENIZER)
         if beside == out:
             raise RequestError(f"{out} is the name of the tokenizer beside it: give another")
         tally.files.append(beside)
@@ -102,13 +102,14 @@ def _to_llama2c(
             words = None
         else:
             check_file(beside, _sources(checkpoint, tokenizer), target.overwrite)
+    elif beside.exists():
+        tally.notes.append(f"{beside}, which its programs would take, is not this model's")
     _note_stops(tally, "its programs know two", checkpoint, _LLAMA2C_STOPS)
-    with new_files(out) as work:
+    with new_files(out) as work, writing(out):
         version = LLAMA2C[target.format]
         write_llama2c(checkpoint, work / out.name, version, tally, progress)
         if words is not None:
-            with writing(out):
-                (work / _TOKENIZER).write_bytes(words)
+            (work / _TOKENIZER).write_bytes(words)
 
 
 def _note_stops(tally: Tally, why: str, checkpoint: Checkpoint, known: Set[object]) -> None:
@@ -151,7 +152,7 @@ def _to_gguf(
     if template := chat_template_of(checkpoint):
         words[Words.CHAT_TEMPLATE] = template
     forms = Forms(target.dtype or checkpoint.dtype, target.quant, target.dense)
-    with new_files(out) as work:
+    with new_files(out) as work, writing(out):
         write_gguf(checkpoint, work / out.name, forms, words, tally, progress)
     tally.files.append(out)
 

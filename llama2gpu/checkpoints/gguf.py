@@ -25,7 +25,7 @@ class GgufCheckpoint(StoredCheckpoint):
 
     def __init__(self, header: Header, config: Config, tensors: Mapping[str, Stored]) -> None:
         super().__init__(f"GGUF v{header.version}", header.path, config, tensors)
-        self._header = header
+        self._header, self.parts = header, header.parts
         fields = fields_of(header)
         self.quantization = kinds_of(tensors.values())
         self.bos_id = bos_id(header, config.vocab)
@@ -85,4 +85,5 @@ def _joined(path: Path) -> Header:
                 f"{part.path} holds {min(twice)[:80]} once more: download the parts again"
             )
         tensors |= part.tensors
-    return replace(parts[0], path=path, tensors=tensors)
+    files = tuple(part.path for part in parts)
+    return replace(parts[0], path=path, tensors=tensors, parts=files)

@@ -78,12 +78,13 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file holds: values by key and tensors by name."""
+    """What a file holds: values by key and tensors by name; `parts` where these are of several."""
 
     path: Path
     version: int
     values: Mapping[str, Value]
     tensors: Mapping[str, Blocks]
+    parts: tuple[Path, ...] = ()
 
 
 def read_header(path: Path) -> Header:

@@ -16,7 +16,6 @@ from llama2gpu.checkpoints.base import Checkpoint, tensor_shapes
 from llama2gpu.checkpoints.gguf_encode import BLOCK, FLOATS, encode, nbytes, own_form
 from llama2gpu.checkpoints.gguf_fields import Fields, model_fields
 from llama2gpu.checkpoints.gguf_names import ARCHITECTURE, NAMES, ROPE_FREQS, General
-from llama2gpu.checkpoints.new_folder import writing
 from llama2gpu.checkpoints.tally import Tally, parts
 from llama2gpu.checkpoints.weights import Progress
 from llama2gpu.config import Config
@@ -50,16 +49,15 @@ def write_gguf(
 ) -> None:
     """Writes one file; `words` are the keys of its tokenizer.
 
-    Memory: a tensor as it is stored. Raises `RequestError` for a model that the format can't hold
-    and where the disk is full, `CheckpointError` where a tensor can't be read.
+    Memory: a tensor as it is stored. Raises `RequestError` for a model that the format can't hold,
+    `OSError` where the disk is full, `CheckpointError` where a tensor can't be read.
     """
     extra = _extra_tensors(checkpoint.config)
     plan = dict(_plan(checkpoint, forms, tally))
     done, total = 0, sum(nbytes(shape, form) for shape, form in plan.values())
     fields = _fields(checkpoint, plan, words)
-    with writing(path):
-        _write_header(path, fields, plan | {n: (t.shape, "F32") for n, t in extra.items()})
-    with writing(path), path.open("ab") as file:
+    _write_header(path, fields, plan | {n: (t.shape, "F32") for n, t in extra.items()})
+    with path.open("ab") as file:
         _pad(file)
         for name, (shape, form) in plan.items():
             if len(shape) == 1:

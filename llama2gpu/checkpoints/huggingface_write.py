@@ -58,6 +58,7 @@ class Writer:
         self._shapes = dict(tensor_shapes(config))
         self._schemes: dict[str, Scheme | None] = {}
         self._held: dict[str, torch.Tensor] = {}
+        self._held_bytes = 0
         self._shards: list[tuple[Path, list[str]]] = []
         self._nbytes = 0
 
@@ -109,10 +110,10 @@ class Writer:
             shutil.copyfile(path, self._work / name)
 
     def _hold(self, name: str, tensor: torch.Tensor) -> None:
-        held = sum(other.nbytes for other in self._held.values())
-        if self._held and held + tensor.nbytes > SHARD_BYTES:
+        if self._held and self._held_bytes + tensor.nbytes > SHARD_BYTES:
             self._flush()
         self._held[name] = tensor
+        self._held_bytes += tensor.nbytes
         self._nbytes += tensor.nbytes
 
     def _flush(self) -> None:
@@ -120,7 +121,7 @@ class Writer:
         with writing(self._out):
             save_file(self._held, path, metadata={"format": "pt"})
         self._shards.append((path, list(self._held)))
-        self._held = {}
+        self._held, self._held_bytes = {}, 0
 
     def _named_shards(self) -> Iterator[tuple[str, str]]:
         """Renames the shards, whose number is known at last; gives the tensors and their files."""

@@ -12,7 +12,6 @@ import torch
 from llama2gpu.checkpoints.base import Checkpoint, tensor_shapes
 from llama2gpu.checkpoints.flat import Flat, tensor_name
 from llama2gpu.checkpoints.llama2c import flat_of, header_bytes
-from llama2gpu.checkpoints.new_folder import writing
 from llama2gpu.checkpoints.tally import Tally, as_int8, parts, squares
 from llama2gpu.checkpoints.weights import Progress
 from llama2gpu.config import Config
@@ -27,6 +26,8 @@ VERSIONS = (0, 1, 2)
 _ROPE_THETA, _NORM_EPS = 10000.0, 1e-5
 #: Values that share a scale, where the model's sizes allow.
 _GROUP = 64
+#: Positions of RoPE's tables that are made at a time.
+_POSITIONS = 1 << 14
 
 
 def write_llama2c(
@@ -34,8 +35,8 @@ def write_llama2c(
 ) -> None:
     """Writes one file: float32 in versions 0 and 1, int8 and float32 scales in version 2.
 
-    Memory: a tensor as it is stored. Raises `RequestError` for a model that the format can't hold
-    and where the disk is full, `CheckpointError` where a tensor can't be read.
+    Memory: a tensor as it is stored. Raises `RequestError` for a model that the format can't hold,
+    `OSError` where the disk is full, `CheckpointError` where a tensor can't be read.
     """
     config = checkpoint.config
     check_llama2c(config)
@@ -46,7 +47,7 @@ def write_llama2c(
             f"{config.dim} and hidden {config.hidden}, and those of quantized matrices are kept"
         )
     done, total = 0, config.parameters
-    with writing(path), path.open("wb") as file:
+    with path.open("wb") as file:
         file.write(header_bytes(version, flat))
         for kind, count, shape in flat.runs():
             for n in range(count):
@@ -99,8 +100,8 @@ def _write_tensor(
     file: BinaryIO, checkpoint: Checkpoint, name: str, flat: Flat, tally: Tally
 ) -> None:
     if name == "tables":
-        for table in rope_table(flat.config, flat.config.context):
-            _write(file, table)
+        for which in (0, 1):
+            _write_table(file, flat.config, which)
         return
     if name.endswith("norm"):
         _write(file, checkpoint.read(name).float())
@@ -111,6 +112,13 @@ def _write_tensor(
         for part in parts(checkpoint.weight(name)):
             _write(file, part.dequantize(torch.float32))
         tally.add(0.0, 0.0)
+
+
+def _write_table(file: BinaryIO, config: Config, which: int) -> None:
+    """RoPE's cosines, 0, or its sines, 1; a header may claim a context of 2³⁰ positions."""
+    for start in range(0, config.context, _POSITIONS):
+        stop = min(start + _POSITIONS, config.context)
+        _write(file, rope_table(config, stop, start)[which])
 
 
 def _write(file: BinaryIO, tensor: torch.Tensor) -> None:

@@ -178,7 +178,10 @@ class _Loader:
 
     def _place(self, weight: Weight, op: str, *, counted: bool = False) -> Any:
         if isinstance(weight, Dense):
-            weight = Dense(weight.data.to(self.dtype))
+            data = weight.data.to(self.dtype)
+            if self.quantizer is not None and data.untyped_storage().nbytes() > data.nbytes:
+                data = data.clone()  # its neighbours in memory are quantized and must go
+            weight = Dense(data)
         self.done += weight.shape[0] * weight.shape[1] * self.dtype.itemsize
         placed = self.put(weight, op)
         self.nbytes += placed.nbytes if counted else 0

@@ -12,14 +12,15 @@ import torch
 from llama2gpu.config import Config, RopeScaling
 
 
-def rope_table(config: Config, context: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines for positions 0 to context − 1.
+def rope_table(config: Config, context: int, start: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines for positions `start` to context − 1.
 
-    Returns two float32 tensors `[context, head_dim / 2]`; column i turns the pair (2i, 2i + 1).
+    Returns two float32 tensors `[context − start, head_dim / 2]`; column i turns the pair
+    (2i, 2i + 1).
     Sources: RoFormer (Su et al., 2021); Llama 3.1's and YaRN's (Peng et al., 2023) frequencies.
     """
     frequencies, scale = _frequencies(config)
-    angles = torch.arange(context).float()[:, None] * frequencies
+    angles = torch.arange(start, context).float()[:, None] * frequencies
     return angles.cos() * scale, angles.sin() * scale
 
 

@@ -28,7 +28,8 @@ def tokenizer_bin(vocabulary: ScoredVocabulary | MergedVocabulary, rows: int) ->
 
 def _check(vocabulary: ScoredVocabulary) -> None:
     pieces = vocabulary.pieces
-    if list(pieces[3:PIECES]) != [f"<0x{byte:02X}>" for byte in range(256)]:
+    bytes_alone = {*vocabulary.types[3:PIECES]} == {PieceType.BYTE}
+    if not bytes_alone or list(pieces[3:PIECES]) != [f"<0x{byte:02X}>" for byte in range(256)]:
         refuse("llama2.c's programs want the 256 bytes as tokens 3 to 258")
     if vocabulary.bos_id != BOS or EOS not in vocabulary.eos_ids:
         refuse(f"llama2.c's programs begin a text with token {BOS} and end it with {EOS}")

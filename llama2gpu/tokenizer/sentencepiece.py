@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llama2gpu.tokenizer.base import Token, Tokenizer
-from llama2gpu.tokenizer.files import check_vocab, damaged, quiet
+from llama2gpu.tokenizer.files import check_vocab, damaged, quiet, read_object
 
 SPACE = "▁"
 
@@ -56,7 +56,10 @@ def _leading(processor: Any) -> int:
 
 
 def read_sentencepiece(path: Path, data: bytes, vocab: int | None) -> SentencePiece:
-    """Reads a SentencePiece model; raises `TokenizerError` where the library refuses it."""
+    """Reads a SentencePiece model; raises `TokenizerError` where the library refuses it.
+
+    Whether texts start with BOS is not told in it, but in tokenizer_config.json beside it.
+    """
     from sentencepiece import SentencePieceProcessor
 
     processor = SentencePieceProcessor()
@@ -67,4 +70,6 @@ def read_sentencepiece(path: Path, data: bytes, vocab: int | None) -> SentencePi
     except (RuntimeError, ValueError, IndexError) as error:
         raise damaged(path, str(error).removeprefix("INTERNAL: ")) from None
     check_vocab(path, tokenizer.vocab, vocab)
+    told = read_object(path.parent / "tokenizer_config.json")
+    tokenizer.adds_bos = told.get("add_bos_token") is not False
     return tokenizer

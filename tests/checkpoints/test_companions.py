@@ -1,12 +1,14 @@
 """The tokenizer and its files go along into a written folder."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from llama2gpu.checkpoints import open_checkpoint, tensor_shapes
+from llama2gpu.checkpoints.chat_template import chat_template_of
 from llama2gpu.checkpoints.huggingface_write import write_huggingface as write
 from llama2gpu.errors import CheckpointError
 from llama2gpu.tokenizer import load_tokenizer
@@ -46,6 +48,23 @@ def test_files_go_along(tmp_path: Path) -> None:
     ):
         add_all(folder, DENSE)
     assert not (tmp_path / "other").exists()
+
+
+def test_templates_that_are_no_files(tmp_path: Path) -> None:
+    """A pipe would block forever, and a device never end."""
+    save(tmp_path / "in", DENSE)
+    source, path = open_checkpoint(tmp_path / "in"), tmp_path / "in" / "chat_template.jinja"
+    makers = (os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero"))
+    for make in makers:
+        make(path)
+        with pytest.raises(CheckpointError, match="not a regular file"):
+            chat_template_of(source)
+        path.rmdir() if path.is_dir() else path.unlink()
+    path.write_bytes(b"{" * (1 << 20) + b"{")
+    with pytest.raises(CheckpointError, match="no chat template"):
+        chat_template_of(source)
+    path.write_text("{{ é }}", encoding="utf-8")
+    assert chat_template_of(source) == "{{ é }}"
 
 
 def test_from_a_llama2c_file(tmp_path: Path, stories: Path) -> None:

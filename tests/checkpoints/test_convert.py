@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import gguf
 import pytest
 import torch
 
-from llama2gpu.checkpoints import RandomCheckpoint, open_checkpoint, tensor_shapes
+from llama2gpu.checkpoints import RandomCheckpoint, llama2c_write, open_checkpoint, tensor_shapes
 from llama2gpu.checkpoints.convert import FORMATS, LLAMA2C
 from llama2gpu.checkpoints.gguf_encode import BLOCKS
 from llama2gpu.checkpoints.gguf_names import ROPE_FREQS, Model, Words
@@ -75,6 +76,17 @@ def test_to_the_byte(version: int, tmp_path: Path) -> None:
         start = len(wanted) - head - tables.nbytes
         wanted = wanted[:start] + tables.numpy().tobytes() + wanted[-head:]
     assert data == wanted
+
+
+def test_long_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are made a part at a time; which one makes no difference."""
+    monkeypatch.setattr(llama2c_write, "_POSITIONS", 7)
+    config = replace(CONFIG, context=48)
+    written(RandomCheckpoint(config, torch.float32), tmp_path / "out", "llama2c-v0")
+    tables = torch.cat([table.flatten() for table in rope_table(config, 48)])
+    data = (tmp_path / "out").read_bytes()
+    found = torch.frombuffer(bytearray(data[: -4 * CONFIG.vocab * CONFIG.dim]), dtype=torch.float32)
+    assert torch.allclose(found[-len(tables) :], tables, atol=1e-6)
 
 
 SCALINGS = {
@@ -200,6 +212,33 @@ def test_places(words: Tokenizer, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.bin", "out"]
 
 
+def test_a_tokenizer_of_another_model_stays_with_a_note(words: Tokenizer, tmp_path: Path) -> None:
+    source = RandomCheckpoint(CONFIG, torch.float32)
+    words = without_bos(words)
+    _, tally = written(source, tmp_path / "out.bin", "llama2c-v1", words)
+    assert len(tally.notes) == 1
+    (tmp_path / "tokenizer.bin").write_bytes(b"other")
+    for given in (None, words):
+        _, tally = written(source, tmp_path / "out.bin", "llama2c-v1", given, overwrite=True)
+        assert "which its programs would take, is not this model's" in tally.notes[-1]
+    assert (tmp_path / "tokenizer.bin").read_bytes() == b"other"
+
+
+def without_bos(words: Tokenizer) -> Tokenizer:
+    """The same tokenizer, for texts without BOS, which llama2.c can't have."""
+    found = copy(words)
+    found.adds_bos = False
+    return found
+
+
+def test_texts_without_bos(words: Tokenizer, tmp_path: Path) -> None:
+    source, ids = RandomCheckpoint(CONFIG, torch.float32), without_bos(words).encode(TEXT)
+    assert ids == words.encode(TEXT)[1:]
+    for form in ("hf", "gguf"):
+        found, _ = written(source, tmp_path / form, form, without_bos(words))
+        assert tokenizer_of(found).encode(TEXT) == ids
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_failures_leave_nothing(
     form: str, words: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -239,6 +278,6 @@ def test_a_full_disk(form: str, tmp_path: Path) -> None:
         capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("llama2gpu: error: can't write ")
+    assert done.stderr.startswith("llama2gpu: error: can't write out: ")
     assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["in.bin"]

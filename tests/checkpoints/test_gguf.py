@@ -13,8 +13,9 @@ from gguf import GGMLQuantizationType as Kind
 
 from llama2gpu.checkpoints import open_checkpoint, tensor_shapes
 from llama2gpu.config import Config
-from llama2gpu.errors import CheckpointError
+from llama2gpu.errors import CheckpointError, RequestError
 from llama2gpu.quant import Dense, Int4, Int8
+from tests.checkpoints.converting import written
 from tests.checkpoints.gguf_files import CONFIG, blocks_of, kind_of, write_gguf
 from tests.checkpoints.writers import random_tensors
 
@@ -185,6 +186,15 @@ def test_parts(tmp_path: Path) -> None:
         assert checkpoint.config == CONFIG
         for name, tensor in tensors.items():
             assert torch.equal(checkpoint.read(name), tensor)
+
+
+def test_no_part_is_written_over(tmp_path: Path) -> None:
+    first, second, _ = write_parts(tmp_path)
+    before = second.read_bytes()
+    for form in ("gguf", "llama2c-v0"):
+        with pytest.raises(RequestError, match="is read by this command"):
+            written(open_checkpoint(first), second, form, overwrite=True)
+    assert second.read_bytes() == before
 
 
 def test_parts_that_are_missing_or_mixed(tmp_path: Path) -> None:

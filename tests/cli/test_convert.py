@@ -108,6 +108,7 @@ def mistake(result: Result, message: str, status: int = 1) -> None:
         (["--to", "gguf", "--dtype", "int8"], "'int8' is not one of"),
         (["--to", "hf", "--quant", "q8_0"], "`llama2gpu quantize` makes"),
         (["--to", "llama2c-v2", "--quant", "q8_0"], "llama2c-v2 is int8"),
+        (["--to", "llama2c-v2", "--quant", "none"], "llama2c-v2 is int8"),
         (["--to", "llama2c-v1", "--dtype", "fp16"], "llama2c-v1 has its own"),
     ],
     ids=" ".join,

@@ -4,10 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from llama2gpu import memory, plan_fit
+from llama2gpu.checkpoints import RandomCheckpoint
+from llama2gpu.checkpoints.save import save_huggingface
 from llama2gpu.cli.main import program
+from llama2gpu.measure.shapes import SHAPES
+from llama2gpu.quant.spec import parse_spec
 
 
 def plan(*words: object) -> Result:
@@ -36,8 +41,7 @@ def test_what_would_fit() -> None:
     assert "--quant int8" in proposed
     assert "--quant int4" in proposed
     for flags in proposed:
-        words = ["int4+head" if "--quant-head" in flags else flags.split()[1]]
-        again = plan("llama2-7b", "--device", "cpu", "--memory", "12", "--quant", *words)
+        again = plan("llama2-7b", "--device", "cpu", "--memory", "12", *flags.split())
         assert again.exit_code == 0, flags
 
 
@@ -85,6 +89,10 @@ def test_run_stops_with_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> Non
         (["stories", "--ctx", "0"], 2, "--ctx"),
         (["stories", "--batch", "0"], 2, "--batch"),
         (["stories", "--memory", "0"], 2, "--memory"),
+        (["stories", "--memory", "nan"], 2, "--memory"),
+        (["stories", "--memory", "inf"], 2, "--memory"),
+        (["stories", "--memory", "1e300"], 2, "--memory"),
+        (["stories", "--quant-head"], 2, "--quant"),
         (["stories", "--quant", "int3"], 2, "int3"),
         (["stories", "--backend", "nope"], 1, "unknown backend"),
     ],
@@ -93,6 +101,15 @@ def test_mistakes(words: list[str], status: int, message: str) -> None:
     done = plan(*words)
     assert (done.exit_code, done.stdout) == (status, "")
     assert message in done.stderr
+
+
+def test_what_is_quantized_already(tmp_path: Path) -> None:
+    source = RandomCheckpoint(SHAPES["stories260k"], torch.float32, quant=parse_spec("int8"))
+    save_huggingface(source, tmp_path / "model")
+    assert plan(tmp_path / "model", "--device", "cpu").exit_code == 0
+    done = plan(tmp_path / "model", "--device", "cpu", "--quant", "int4")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "quantized already" in done.stderr
 
 
 def test_a_damaged_file(tmp_path: Path) -> None:

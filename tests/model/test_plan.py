@@ -14,6 +14,7 @@ from llama2gpu.backends import choose_backend
 from llama2gpu.build import build_model
 from llama2gpu.checkpoints import Checkpoint, RandomCheckpoint, open_checkpoint
 from llama2gpu.checkpoints.save import save_huggingface
+from llama2gpu.checkpoints.weights import load_weights
 from llama2gpu.config import Config
 from llama2gpu.engine import Engine
 from llama2gpu.errors import RequestError
@@ -23,6 +24,7 @@ from llama2gpu.measure.subject import weight_memory
 from llama2gpu.open_quantizer import open_quantizer, read_spec
 from llama2gpu.plan import Need, Plan, Planner, text_of
 from llama2gpu.plan_fit import changes, check_memory
+from llama2gpu.quant import Int4
 from llama2gpu.quant.spec import parse_spec
 from llama2gpu.request import Request
 from llama2gpu.sampling import SamplingParams
@@ -93,6 +95,15 @@ def test_weights_are_what_a_load_keeps(backend: str, quant: str, tied: bool) -> 
     assert found.weights["fp32"] == norms + 4 * 2048 * CONFIG.head_dim
 
 
+def test_what_stays_dense_keeps_no_memory_of_what_does_not() -> None:
+    source = checkpoint(config=replace(CONFIG, hidden=344))  # no multiple of 32
+    quantizer = open_quantizer(source, parse_spec("int4:32"), choose_backend("torch", "cpu"))
+    kept = load_weights(source, BF16, lambda weight, op: weight, quantizer=quantizer)
+    for layer in kept.layers:
+        assert isinstance(layer.w_qkv, Int4)
+        assert layer.w_2.data.untyped_storage().nbytes() == layer.w_2.nbytes
+
+
 @pytest.mark.parametrize("quant", ["int8", "int4:32"])
 def test_what_is_stored_quantized_stays_so(quant: str, tmp_path: Path) -> None:
     save_huggingface(checkpoint(quant), tmp_path / "folder")
@@ -127,6 +138,22 @@ def test_one_flag_is_proposed_where_it_is_enough() -> None:
     assert all(total <= cached.total for total in found.values())
     batch = int(next(flags for flags in found if flags.startswith("--batch ")).split()[1])
     assert planner.plan(need._replace(batch=batch + 1)).total > cached.total
+
+
+def test_many_sequences_are_not_tried_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    planner = Planner(checkpoint(), choose_backend("torch", "cpu"), BF16)
+    need = Need(1024, batch=1 << 16)
+    free = planner.plan(need._replace(batch=777)).total
+    tried: list[Need] = []
+    plan = planner.plan
+
+    def counted(need: Need) -> Plan:
+        tried.append(need)
+        return plan(need)
+
+    monkeypatch.setattr(planner, "plan", counted)
+    assert "--batch 777" in [change.flags for change in changes(planner, need, free)]
+    assert len(tried) < 50
 
 
 def test_several_are_proposed_where_one_is_not() -> None:

@@ -11,6 +11,7 @@ import pytest
 from llama2gpu.errors import TokenizerError
 from llama2gpu.tokenizer import Tokenizer, embedded_file, load_tokenizer
 from llama2gpu.tokenizer.export import vocabulary_of
+from llama2gpu.tokenizer.export_parts import pairs_of
 from llama2gpu.tokenizer.llama2c_write import tokenizer_bin
 from llama2gpu.vocabulary import MergedVocabulary, PieceType, ScoredVocabulary
 
@@ -46,6 +47,13 @@ def test_files_for_other_engines(tokenizer: Tokenizer, tmp_path: Path) -> None:
         ids = tokenizer.encode(text)
         assert again.encode(text) == ids, text
         assert again.decode(ids) == tokenizer.decode(ids)
+
+
+def test_long_pieces_are_not_cut_everywhere() -> None:
+    """That would take hours for one of four million letters."""
+    ranks = {"a": 0, "b": 1, "ab": 2, "aba": 3, "b" * (1 << 22): 4}
+    assert [*pairs_of(ranks)] == [("a", "b"), ("ab", "a")]
+    assert [*pairs_of({**ranks, "ba": 5})][1:] == [("a", "ba"), ("ab", "a"), ("b", "a")]
 
 
 @pytest.mark.parametrize("kind", ["spm", "llama2c", "hf_llama"])
@@ -86,6 +94,7 @@ def test_llama2c_has_no_byte_level_bpe(kind: str, request: pytest.FixtureRequest
         ({"space_prefix": False}, "a space before"),
         ({"trims_spaces": True}, "keep all others"),
         ({"adds_bos": False}, "put BOS"),
+        ({"types": [2, 3, 3, *[1] * 5000]}, "256 bytes"),
     ],
     ids=str,
 )
