@@ -1,5 +1,6 @@
 """What to ask for instead, where a model does not fit; and a load that stops before it fails."""
 
+import os
 from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from llama2gpu.plan import Need, Plan, Planner, text_of
 from llama2gpu.quant import QuantSpec
 from llama2gpu.quant.spec import parse_spec
 
+#: An environment variable that lets a load go on, whatever the plan says.
+NO_PLAN = "LLAMA2GPU_NO_PLAN"
 #: The shortest context that is proposed, and what a load without --ctx must have room for.
 LEAST = 512
 #: How far the weights in memory may exceed those in the file, where nothing is looked at closely.
@@ -114,10 +117,11 @@ def check_memory(
 ) -> None:  # fmt: skip
     """Raises `RequestError` where a model can't fit, with what it takes and what would fit.
 
-    Where there is ample room nothing is looked at closely.
+    Where there is ample room nothing is looked at closely, and where `NO_PLAN` is set nothing at
+    all.
     """
     free = free_memory(backend.device)
-    if free is None:
+    if free is None or os.environ.get(NO_PLAN):
         return
     planner = Planner(checkpoint, backend, dtype, spec)
     stored = sum(info.nbytes for info in checkpoint.tensors())
@@ -126,4 +130,4 @@ def check_memory(
         return
     plan = planner.plan(need)
     if plan.total > free:
-        raise RequestError(shortage(planner, need, plan, free))
+        raise RequestError(f"{shortage(planner, need, plan, free)}; {NO_PLAN}=1 tries it anyway")

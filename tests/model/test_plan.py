@@ -191,6 +191,12 @@ def test_what_fits_or_is_not_known_loads(monkeypatch: pytest.MonkeyPatch) -> Non
         check_memory(source, server, BF16, None, Need(100))
 
 
+def test_a_load_goes_on_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_fit, "free_memory", lambda device: 1000)
+    monkeypatch.setenv(plan_fit.NO_PLAN, "1")
+    check_memory(checkpoint(), choose_backend("torch", "cpu"), BF16, None, Need(100))
+
+
 def test_nothing_is_read_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     class Untouched(RandomCheckpoint):
         def weight(self, name: str) -> object:  # type: ignore[override]
