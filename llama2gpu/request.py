@@ -48,7 +48,8 @@ class Sequence:
     """A request under way.
 
     output: what was generated, a stop id left out; all else follows from it. tokens: prompt and
-    output. cached: tokens that the model has seen. reason: why it ended, None while it runs; error:
+    output. cached: tokens that the model has seen. digests: of all tokens up to the end of each page,
+    once asked for. reason: why it ended, None while it runs; error:
     what cancelled it, where the engine could not go on with it.
     """
 
@@ -61,6 +62,7 @@ class Sequence:
         self.room = context - len(request.prompt) + 1  # the last token needs no place
         self.cached = 0
         self.pages: list[int] = []
+        self.digests: list[bytes] = []
         self.reason: StopReason | None = "length" if request.params.max_tokens == 0 else None
         self.error: RequestError | None = None
         self.added = time.perf_counter()
