@@ -157,7 +157,7 @@ class Engine:
         under_way = self._decoding.under_way(looping)
         spans = {} if under_way else self.scheduler.plan()
         prompt = sum(span.count for s, span in spans.items() if not s.decoding)
-        decoding = sum(s.decoding for s in spans) or len(self._decoding.group)
+        decoding = len(self._decoding.group) if under_way else sum(s.decoding for s in spans)
         takes = self._decoding.takes(spans) and list(spans) == looping and not self.recompute
         looped = under_way or takes
         if looped:

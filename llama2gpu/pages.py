@@ -119,6 +119,8 @@ class Pages:
         for page, tokens in self._behind.get(wanted.before, {}).items():
             if (count := common(tokens, wanted.tokens)) > best[1]:
                 best = (page, count)
+        if best[0] in self._kept:
+            self._kept[best[0]] = self._kept.pop(best[0])  # it is of use yet
         return best
 
 

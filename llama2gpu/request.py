@@ -48,9 +48,9 @@ class Sequence:
     """A request under way.
 
     output: what was generated, a stop id left out; all else follows from it. tokens: prompt and
-    output. cached: tokens that the model has seen. digests: of all tokens up to the end of each page,
-    once asked for. reason: why it ended, None while it runs; error:
-    what cancelled it, where the engine could not go on with it.
+    output. cached: tokens that the model has seen. digests: what names the tokens up to the end of
+    each page, as far as anybody asked. reason: why it ended, None while it runs; error: what
+    cancelled it, where the engine could not go on with it.
     """
 
     def __init__(self, request: Request, vocab: int, context: int, device: torch.device) -> None:

@@ -65,16 +65,19 @@ class Scheduler:
         joining, missing = [], 0
         for s in islice(self.waiting, max(self.max_sequences - len(self.running), 0)):
             self._find(s)
-            missing += self.cache.pages_for(self._reserve(s)) - len(s.pages)
-            if self.bounded and missing > self.cache.free_pages:
+            wanted = self.cache.pages_for(self._reserve(s)) - len(s.pages)
+            if self.bounded and missing + wanted > self.cache.free_pages:
                 self._lose(s)
                 break
+            missing += wanted
             joining.append(s)
         if joining and missing > self.cache.free_pages:
             with contextlib.suppress(RequestError):  # then some may have their pages yet
                 self.cache.grow(missing - self.cache.free_pages)
         for s in joining:
+            like = self._find(s)
             self._hold(s, self._reserve(s))
+            self._copy(s, *like)
             self.running.append(s)
             self.waiting.popleft()
         if joining:
@@ -167,29 +170,40 @@ class Scheduler:
         if self.share:
             if any(common(s.tokens, sequence.tokens) - sequence.cached >= page for s in ahead):
                 return 0
-            self._find(sequence)
+            self._copy(sequence, *self._find(sequence))
         return min(len(sequence.tokens) - sequence.cached, left)
 
-    def _find(self, sequence: Sequence) -> None:
-        """Takes over what the cache has of the tokens to come, but for the last one.
+    def _find(self, sequence: Sequence) -> tuple[int, int]:
+        """Shares the full pages that the cache has of the tokens to come, but for the last one.
 
-        Full pages are shared. One that goes on otherwise, or is to be written, is copied as far as
-        it is of use, if that is a quarter of it.
+        Returns the page that begins with most of those behind them, and with how many: it goes on
+        otherwise, or is to be written, and so can't be shared.
         """
         page, book, s = self.cache.page, self.cache.book, sequence
         while self.share and s.cached % page == 0 and s.cached // page <= len(s.pages):
             n, end = s.cached // page, min(s.cached + page, len(s.tokens) - 1)
             found, count = book.find(Content(_before(s, n, page), (*s.tokens[s.cached : end],)))
-            if count == page:
-                book.hold(found)
-                blank, s.pages[n:] = s.pages[n : n + 1], [found, *s.pages[n + 1 :]]
-                book.give_back(blank)
-            elif 4 * count >= page and n < len(s.pages):
-                self.cache.copy(found, s.pages[n], count)
-            else:
-                return
-            s.cached += count
-            self.reused += count
+            if count < page:
+                return found, count
+            book.hold(found)
+            blank, s.pages[n:] = s.pages[n : n + 1], [found, *s.pages[n + 1 :]]
+            book.give_back(blank)
+            s.cached += page
+            self.reused += page
+        return -1, 0
+
+    def _copy(self, sequence: Sequence, found: int, count: int) -> None:
+        """Copies a page as far as it was found to be of use, if that is a quarter of it."""
+        n = sequence.cached // self.cache.page
+        if 4 * count < self.cache.page or n >= len(sequence.pages):
+            return
+        if found in sequence.pages:  # it was handed out as a blank one since
+            i = sequence.pages.index(found)
+            sequence.pages[i], sequence.pages[n] = sequence.pages[n], found
+        else:
+            self.cache.copy(found, sequence.pages[n], count)
+        sequence.cached += count
+        self.reused += count
 
     def _lose(self, sequence: Sequence) -> None:
         """Lets go of what was found."""
