@@ -153,7 +153,7 @@ class Engine:
 
     def _step(self) -> list[tuple[Sequence, Token]]:
         self.scheduler.admit()
-        began, looping = self.clock(), self.scheduler.looping()
+        began, looping, ahead = self.clock(), self.scheduler.looping(), self._decoding.ahead
         under_way = self._decoding.under_way(looping)
         spans = {} if under_way else self.scheduler.plan()
         prompt = sum(span.count for s, span in spans.items() if not s.decoding)
@@ -169,7 +169,8 @@ class Engine:
         seconds = self.clock() - began
         self._count(prompt, len(drawn), seconds)
         replayed = looped and self._decoding.loop.buckets
-        self.scheduler.pace.note(prompt, decoding, seconds, replayed)
+        whole = ahead == self._decoding.ahead
+        self.scheduler.pace.note(prompt, decoding, seconds, replayed, whole)
         accepted = [(s, t) for s, t in drawn if self._finite(s, t) and s.accept(t)]
         for s, _ in accepted:
             if len(s.output) == 1:

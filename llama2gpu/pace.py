@@ -36,21 +36,29 @@ class Pace:
             return self.chunk
         if self.resting or len(self._steps[decoding.bit_length(), False]) < SURE:
             return 0
-        step = self._step(decoding, False)
-        return max(1, min(self.chunk, int((AIM - 1) * step / min(self._cost, step))))
+        left = (AIM - 1) * self._step(decoding, False)
+        return max(1, int(min(self.chunk, left / self._cost))) if self._cost else self.chunk
 
-    def note(self, prompt: int, decoding: int, seconds: float, replayed: bool) -> None:
-        """What a step took, with so many prompt tokens and so many sequences that decoded."""
+    def note(
+        self, prompt: int, decoding: int, seconds: float, replayed: bool, whole: bool = True
+    ) -> None:
+        """What a step took, with so many prompt tokens and so many sequences that decoded.
+
+        whole: it launched as much as it read, so that its time is that of a step.
+        """
         if not prompt:
-            self._steps[decoding.bit_length(), replayed].append(seconds)
+            if whole:
+                self._steps[decoding.bit_length(), replayed].append(seconds)
             self._owed = max(self._owed - seconds, 0.0)
         elif not decoding:
             self._bulk = min(self._bulk, seconds / prompt)
             self._cost = min(self._cost, 4 * self._bulk)
         elif self._steps[decoding.bit_length(), False]:
-            found = (seconds - self._step(decoding, False)) / prompt
-            cost = min(max(found, self._cost / 2), 2 * self._cost)  # one odd step is not believed
-            self._cost = min(cost, 4 * self._bulk)
+            step = self._step(decoding, False)
+            found = max((seconds - step) / prompt, (AIM - 1) * step / self.chunk)
+            if self._cost < float("inf"):  # one odd step is not believed
+                found = min(max(found, self._cost / 2), 2 * self._cost)
+            self._cost = min(found, 4 * self._bulk)
             step = self._step(decoding, bool(self._steps[decoding.bit_length(), True]))
             self._owed = min(max(seconds - MOST * step, 0.0), REST * step)
 
