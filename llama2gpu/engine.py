@@ -79,7 +79,7 @@ class Engine:
             raise RequestError(f"max_pages is {max_pages}: give 1 or more, or None for no bound")
         self.model, self.chunk, self.recompute = model, chunk, recompute
         self.device, self.clock = model.backend.device, clock
-        self._stats = Stats()
+        self.stats = Stats()
         kind = kv_dtype or model.activations
         self.cache = KVCache(model.config, max_pages or 0, kind, self.device, page)
         self.scheduler = Scheduler(
@@ -105,12 +105,6 @@ class Engine:
     def waiting(self) -> deque[Sequence]:
         """Who comes next."""
         return self.scheduler.waiting
-
-    @property
-    def stats(self) -> Stats:
-        """What was done so far."""
-        self._stats.reused_tokens = self.scheduler.reused
-        return self._stats
 
     @property
     def busy(self) -> bool:
@@ -237,7 +231,8 @@ class Engine:
         return sequence.reason is None
 
     def _count(self, prompt: int, drawn: int, seconds: float) -> None:
-        stats = self._stats
+        stats = self.stats
+        stats.reused_tokens = self.scheduler.reused
         if prompt:
             stats.prefill_tokens += prompt
             stats.prefill_seconds += seconds
