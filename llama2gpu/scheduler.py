@@ -115,7 +115,9 @@ class Scheduler:
         """
         if not self.share or sequence.first_token_at is None or sequence.error is not None:
             return
-        page, end = self.cache.page, min(sequence.cached, len(sequence.tokens) - 1)
+        page = self.cache.page
+        held = len(sequence.pages) * page  # none where it was interrupted in its release
+        end = min(sequence.cached, len(sequence.tokens) - 1, held)
         for n in range(self.cache.pages_for(end)):
             tokens = sequence.tokens[n * page : min((n + 1) * page, end)]
             self.cache.book.know(sequence.pages[n], Content(_before(sequence, n, page), (*tokens,)))

@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Sequence as Seq
 from functools import cache
+from itertools import accumulate, repeat, starmap
+from random import Random
 from types import FrameType
 from typing import Any
 
@@ -55,7 +57,10 @@ def all_is_free(engine: Engine) -> bool:
     return engine.cache.free_pages == engine.cache.pages and not any(engine.cache.book.holders)
 
 
-def engine_of(way: str, **options: Any) -> Engine:
+def engine_of(way: str, seed: int = 0, **options: Any) -> Engine:
+    """An engine whose steps take random times, always the same ones."""
+    clock = accumulate(starmap(Random(seed).random, repeat(())))
+    options["clock"] = clock.__next__
     return engine_on(way, **options) if way in WAYS else Engine(model_of(way), **options)
 
 
@@ -84,13 +89,14 @@ EVENTS = st.lists(
     slack=st.sampled_from([None, 0, 3, 40]),
     chunk=st.sampled_from([1, 7, 30, 512]),
     most=st.integers(1, 6),
+    seed=st.integers(0, 9),
 )
 def test_any_coming_and_going(
-    way: str, events: list[Any], page: int, slack: int | None, chunk: int, most: int
+    way: str, events: list[Any], page: int, slack: int | None, chunk: int, most: int, seed: int
 ) -> None:
     """Everyone's text is their own, all pages come back, and every step brings somebody on."""
     pages = None if slack is None else -(-84 // page) + slack
-    engine = engine_of(way, page=page, max_pages=pages, chunk=chunk, max_sequences=most)
+    engine = engine_of(way, seed, page=page, max_pages=pages, chunk=chunk, max_sequences=most)
     added: list[tuple[Asked, Sequence]] = []
     started: list[Sequence] = []
     steps = 0
@@ -302,7 +308,7 @@ class Interrupting:
 @given(at=st.integers(1, 6000), max_pages=st.sampled_from([None, 8]))
 def test_interrupted_anywhere(way: str, at: int, max_pages: int | None) -> None:
     asked: Seq[Asked] = [((*SYSTEM[:35], n), 6 + n, 0.0) for n in range(5)]
-    engine = engine_of(way, page=16, max_pages=max_pages, chunk=30)
+    engine = engine_of(way, at, page=16, max_pages=max_pages, chunk=30)
     sequences = [engine.add(request(a)) for a in asked[:3]]
     left = engine.add(request(((*SYSTEM[:35], 8), 30, 0.0)))
     before, interrupting = sys.gettrace(), Interrupting(at)
