@@ -170,9 +170,10 @@ class Scheduler:
         if not left:
             return 0
         if self.share:
+            like = self._find(sequence)
             if any(common(s.tokens, sequence.tokens) - sequence.cached >= page for s in ahead):
                 return 0
-            self._copy(sequence, *self._find(sequence))
+            self._copy(sequence, *like)
         return min(len(sequence.tokens) - sequence.cached, left)
 
     def _find(self, sequence: Sequence) -> tuple[int, int]:
@@ -182,30 +183,33 @@ class Scheduler:
         otherwise, or is to be written, and so can't be shared.
         """
         page, book, s = self.cache.page, self.cache.book, sequence
-        while self.share and s.cached % page == 0 and s.cached // page <= len(s.pages):
-            n, end = s.cached // page, min(s.cached + page, len(s.tokens) - 1)
-            found, count = book.find(Content(_before(s, n, page), (*s.tokens[s.cached : end],)))
+        while self.share and (n := s.cached // page) <= len(s.pages):
+            end = min((n + 1) * page, len(s.tokens) - 1)
+            found, count = book.find(Content(_before(s, n, page), (*s.tokens[n * page : end],)))
             if count < page:
                 return found, count
             book.hold(found)
             blank, s.pages[n:] = s.pages[n : n + 1], [found, *s.pages[n + 1 :]]
             book.give_back(blank)
-            s.cached += page
-            self.reused += page
+            self._skip(s, (n + 1) * page)
         return -1, 0
 
     def _copy(self, sequence: Sequence, found: int, count: int) -> None:
-        """Copies a page as far as it was found to be of use, if that is a quarter of it."""
-        n = sequence.cached // self.cache.page
-        if 4 * count < self.cache.page or n >= len(sequence.pages):
+        """Copies a page as far as it was found to be of use, where a quarter of it is."""
+        page, n = self.cache.page, sequence.cached // self.cache.page
+        if 4 * (n * page + count - sequence.cached) < page or n >= len(sequence.pages):
             return
         if found in sequence.pages:  # it was handed out as a blank one since
             i = sequence.pages.index(found)
             sequence.pages[i], sequence.pages[n] = sequence.pages[n], found
         else:
             self.cache.copy(found, sequence.pages[n], count)
-        sequence.cached += count
-        self.reused += count
+        self._skip(sequence, n * page + count)
+
+    def _skip(self, sequence: Sequence, cached: int) -> None:
+        """Goes on behind what was found."""
+        self.reused += cached - sequence.cached
+        sequence.cached = cached
 
     def _lose(self, sequence: Sequence) -> None:
         """Lets go of what was found."""

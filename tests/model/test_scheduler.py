@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from functools import cache
 from itertools import accumulate, repeat, starmap
 from random import Random
@@ -154,16 +155,38 @@ def test_what_prompts_share_is_computed_once(together: bool, kv_dtype: torch.dty
     assert all_is_free(engine)
 
 
-def test_a_system_prompt_of_400_tokens_in_pages_as_they_are() -> None:
-    engine, system = Engine(model_of()), [n % 61 for n in range(400)]
-    engine.model.context, context = 1024, engine.model.context
-    try:
-        for n in range(8):
-            engine.add(request(((*system, 60, n, n), 3, 0.0)))
-        finish(engine)
-    finally:
-        engine.model.context = context
-    assert engine.stats.prefill_tokens <= 401 + 8 * 2
+@pytest.mark.parametrize("together", [True, False])
+def test_a_system_prompt_of_400_tokens_in_pages_as_they_are(together: bool) -> None:
+    checkpoint = RandomCheckpoint(replace(CONFIG, context=1024), torch.float32)
+    engine = Engine(build_model(checkpoint, choose_backend("torch", "cpu")))
+    for n in range(8):
+        engine.add(request(((*(n % 61 for n in range(400)), n, n), 3, 0.0)))
+        if not together:
+            finish(engine)
+    finish(engine)
+    assert engine.stats.prefill_tokens == 400 + 8 * 2
+
+
+def test_who_shares_takes_the_rest_at_once() -> None:
+    engine = Engine(model_of(), page=16)
+    engine.scheduler.pace.tokens = lambda decoding: 512  # type: ignore[method-assign]
+    sequences = [engine.add(request(((*SYSTEM, n, n), 4, 0.0))) for n in range(6)]
+    engine.step()
+    assert [len(s.output) for s in sequences] == [1, 0, 0, 0, 0, 0]
+    engine.step()
+    assert [len(s.output) for s in sequences] == [2, 1, 1, 1, 1, 1]
+    assert engine.stats.prefill_tokens == 40 + 6 * 2
+
+
+def test_a_little_that_was_found_is_no_reason_to_compute_the_rest() -> None:
+    engine = Engine(model_of(), page=16)
+    engine.add(request(((*SYSTEM[:8], 1, 2), 1, 0.0)))
+    finish(engine)
+    asked = [((*SYSTEM, n, n), 4, 0.0) for n in range(2)]
+    sequences = [engine.add(request(a)) for a in asked]
+    finish(engine)
+    assert [ids(s) for s in sequences] == [alone(a) for a in asked]
+    assert engine.stats.prefill_tokens == 10 + (40 - 8) + 2 * 2
 
 
 def test_a_conversation_goes_on_from_its_answer() -> None:
