@@ -8,6 +8,7 @@ import torch
 from llama2gpu.backends.base import LayerCache
 from llama2gpu.config import Config
 from llama2gpu.errors import RequestError
+from llama2gpu.pages import Pages
 
 PAGE = 64
 
@@ -17,7 +18,8 @@ class KVCache:
 
     dtype: int8 is a quantized cache, with scales `[layers, pages, kv_heads, page]`.
     parts: keys and values and, where it is quantized, their scales; `grow` replaces them.
-    Pages are handed out lowest first, so that one sequence in a fresh cache is one run of pages.
+    book: who holds which page. Pages are handed out lowest first, so that one sequence in a fresh
+    cache is one run of pages.
     """
 
     def __init__(
@@ -28,8 +30,7 @@ class KVCache:
         device: torch.device,
         page: int = PAGE,
     ) -> None:
-        self.page, self.pages = page, 0
-        self._free: list[int] = []
+        self.page, self.book = page, Pages(page)
         shape = (config.layers, 0, config.kv_heads, page)
         codes = torch.zeros((*shape, config.head_dim), dtype=dtype, device=device)
         scales = [torch.zeros(shape, device=device)] * 2 if dtype == torch.int8 else []
@@ -58,9 +59,14 @@ class KVCache:
         return sum(map(math.prod, shapes)) // self.page
 
     @property
+    def pages(self) -> int:
+        """Pages in all."""
+        return len(self.book.holders)
+
+    @property
     def free_pages(self) -> int:
         """Pages that no sequence holds."""
-        return len(self._free)
+        return self.book.free
 
     def pages_for(self, tokens: int) -> int:
         """Pages that hold so many tokens."""
@@ -78,22 +84,25 @@ class KVCache:
                 f"the cache of {tokens} tokens takes {gib:.1f} GiB, which {place} doesn't "
                 "have: ask for fewer tokens (--max-tokens, --ctx) or fewer requests at once"
             ) from error
-        self.give_back(list(range(self.pages, self.pages + pages)))
-        self.pages += pages
+        self.book.add(pages)
 
     def take(self, count: int) -> list[int]:
         """`count` free pages; `free_pages` says how many there are."""
-        return [self._free.pop() for _ in range(count)]
+        return self.book.take(count)
 
     def give_back(self, pages: list[int]) -> None:
         """Frees pages that `take` handed out."""
-        self._free += pages
-        self._free.sort(reverse=True)
+        self.book.give_back(pages)
 
     def wipe(self, pages: list[int]) -> None:
         """Makes pages finite whose numbers may be none: what is masked is multiplied by 0."""
         for part in self.parts:
             part[:, pages] = 0
+
+    def copy(self, page: int, to: int, count: int) -> None:
+        """Copies the first `count` tokens of a page to another one."""
+        for part in self.parts:
+            part[:, to, :, :count] = part[:, page, :, :count]
 
     def _widened(self, x: torch.Tensor, pages: int) -> torch.Tensor:
         layers, old, *rest = x.shape

@@ -4,14 +4,14 @@ A step takes the new tokens of every running sequence, a chunk of its prompt or 
 drawn, through the model in one flat batch, and draws the next token of each that is ready.
 """
 
-import contextlib
 import math
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 
 import torch
 
@@ -23,33 +23,43 @@ from llama2gpu.decoding import Decoding, most_asked, tokens_of
 from llama2gpu.errors import RequestError
 from llama2gpu.model import Model
 from llama2gpu.ops.sample import Drawn, SampleParams, log_probability
+from llama2gpu.pace import Pace
 from llama2gpu.request import Request, Sequence, StopReason, Token
 from llama2gpu.sampling import stack
+from llama2gpu.scheduler import Scheduler
 
 #: Prompt tokens of a step at most, where nothing else is asked for.
 CHUNK = 512
-#: Pages are reserved for so many tokens at a time where a request sets no bound.
-RESERVE = 1024
 
 
 @dataclass
 class Stats:
-    """Tokens and seconds of the steps so far: those with a prompt in them, and pure decoding."""
+    """Tokens and seconds of the steps so far: those with a prompt in them, and pure decoding.
+
+    prefill_tokens: of prompts, as far as they were computed. reused_tokens: the others, which were
+    in the cache from earlier ones that began alike.
+    """
 
     prefill_tokens: int = 0
     prefill_seconds: float = 0.0
     decode_tokens: int = 0
     decode_seconds: float = 0.0
     decode_steps: int = 0
+    reused_tokens: int = 0
 
 
 class Engine:
     """Runs sequences on a model.
 
-    chunk: prompt tokens of a step at most, over all sequences.
+    chunk: prompt tokens of a step at most, over all sequences; beside sequences that decode they
+    are so few that these go on at half their speed or more.
     recompute: reuse nothing that is cached; each step takes every sequence from its first token.
     max_sequences: how many run at once; the rest wait in order.
+    max_pages: pages of the cache, which are taken from memory at once: who finds too few of them
+    free waits, in order. None: it grows as far as it must.
+    share: prompts that begin alike are computed once, as long as their pages aren't needed.
     kv_dtype: of the cache; int8 is quantized, None the activations' type.
+    clock: seconds, to tell what steps take.
     """
 
     def __init__(
@@ -59,20 +69,42 @@ class Engine:
         chunk: int = CHUNK,
         recompute: bool = False,
         max_sequences: int = 256,
+        max_pages: int | None = None,
+        share: bool = True,
         page: int = PAGE,
         kv_dtype: torch.dtype | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        if max_pages is not None and max_pages < 1:
+            raise RequestError(f"max_pages is {max_pages}: give 1 or more, or None for no bound")
         self.model, self.chunk, self.recompute = model, chunk, recompute
-        self.max_sequences = max_sequences
-        self.device = model.backend.device
-        self.running: list[Sequence] = []
-        self.waiting: deque[Sequence] = deque()
+        self.device, self.clock = model.backend.device, clock
         self.stats = Stats()
-        self.cache = KVCache(model.config, 0, kv_dtype or model.activations, self.device, page)
+        kind = kv_dtype or model.activations
+        self.cache = KVCache(model.config, max_pages or 0, kind, self.device, page)
+        self.scheduler = Scheduler(
+            self.cache,
+            Pace(chunk),
+            model.context,
+            max_sequences=max_sequences,
+            bounded=max_pages is not None,
+            share=share,
+            recompute=recompute,
+        )
         # not methods: a loop that held its engine would keep the weights until a collection
         step, held = partial(_next, model, self.cache), partial(_held, model, self.cache)
         loop = DecodeLoop(model.backend, step, held, model.context, page)
         self._decoding = Decoding(loop, page)
+
+    @property
+    def running(self) -> list[Sequence]:
+        """Who has pages, in the order of arrival."""
+        return self.scheduler.running
+
+    @property
+    def waiting(self) -> deque[Sequence]:
+        """Who comes next."""
+        return self.scheduler.waiting
 
     @property
     def busy(self) -> bool:
@@ -82,15 +114,16 @@ class Engine:
     def add(self, request: Request) -> Sequence:
         """Takes a request. Raises `RequestError` where it can never be served."""
         sequence = Sequence(request, self.model.config.vocab, self.model.context, self.device)
-        if sequence.reason is None:
-            self.waiting.append(sequence)
+        self.scheduler.add(sequence)
         return sequence
 
+    @torch.inference_mode()
     def cancel(self, sequence: Sequence, reason: StopReason = "cancelled") -> None:
         """Ends a sequence now and frees its pages; one that has ended stays as it is."""
         if sequence.reason is None:
             sequence.reason = reason
-            self._sweep()
+            with self._whole():
+                self.scheduler.sweep()
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Sequence, Token]]:
@@ -98,29 +131,45 @@ class Engine:
 
         One that is interrupted is done again, from what each sequence has accepted.
         """
+        with self._whole():
+            return self._step()
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Leaves all as it was last known where what is done is interrupted."""
         try:
             with self.model.backend.current():
-                return self._step()
+                yield
         except BaseException:
             self._decoding.drop()
+            self.scheduler.restore()
             raise
 
     def _step(self) -> list[tuple[Sequence, Token]]:
-        self._admit()
-        began = time.perf_counter()
-        under_way = self._decoding.under_way(self.running)
-        spans = {} if under_way else self._spans()
-        decoding = under_way or all(s.decoding for s in spans)
-        if under_way or (not self.recompute and self._decoding.takes(spans)):
-            drawn = self._loop(spans)
+        self.scheduler.admit()
+        began, looping, ahead = self.clock(), self.scheduler.looping(), self._decoding.ahead
+        under_way = self._decoding.under_way(looping)
+        spans = {} if under_way else self.scheduler.plan()
+        prompt = sum(span.count for s, span in spans.items() if not s.decoding)
+        decoding = len(self._decoding.group) if under_way else sum(s.decoding for s in spans)
+        takes = self._decoding.takes(spans) and list(spans) == looping and not self.recompute
+        looped = under_way or takes
+        if looped:
+            drawn = self._loop(spans, looping)
         elif spans:
             drawn = self._pass(spans)
         else:
             return []
-        taken = sum(span.count for span in spans.values())
-        self._count(taken, len(drawn), decoding, time.perf_counter() - began)
+        seconds = self.clock() - began
+        self._count(prompt, len(drawn), seconds)
+        replayed = looped and self._decoding.loop.buckets
+        whole = ahead == self._decoding.ahead
+        self.scheduler.pace.note(prompt, decoding, seconds, replayed, whole)
         accepted = [(s, t) for s, t in drawn if self._finite(s, t) and s.accept(t)]
-        self._sweep()
+        for s, _ in accepted:
+            if len(s.output) == 1:
+                self.scheduler.publish(s)
+        self.scheduler.sweep()
         return accepted
 
     def _pass(self, spans: dict[Sequence, Span]) -> list[tuple[Sequence, Token]]:
@@ -132,63 +181,15 @@ class Engine:
             s.cached = span.start + span.count
         return drawn
 
-    def _loop(self, spans: dict[Sequence, Span]) -> list[tuple[Sequence, Token]]:
+    def _loop(
+        self, spans: dict[Sequence, Span], looping: Seq[Sequence]
+    ) -> list[tuple[Sequence, Token]]:
         """What the device's own loop drew; it begins anew where there are spans."""
         if spans:
             tokens, batch, _ = self._inputs(spans, list(spans), spare=True)
             self._decoding.begin(list(spans), tokens, batch, self._params(list(spans)))
-        self._decoding.launch(self.running)
+        self._decoding.launch(looping)
         return self._decoding.read()
-
-    def _admit(self) -> None:
-        """Moves who waits to who runs, with the pages that each may need; the cache grows once."""
-        count = min(len(self.waiting), self.max_sequences - len(self.running))
-        joining = [s for s in islice(self.waiting, count) if s not in self.running]
-        self.running += joining
-        for _ in range(count):
-            self.waiting.popleft()
-        wanted = [self._reserve(s) for s in joining]
-        missing = sum(map(self.cache.pages_for, wanted)) - self.cache.free_pages
-        if missing > 0:
-            with contextlib.suppress(RequestError):  # then some may have their pages yet
-                self.cache.grow(missing)
-        for s, tokens in zip(joining, wanted, strict=True):
-            self._hold(s, tokens)
-        self._sweep()
-
-    def _reserve(self, sequence: Sequence) -> int:
-        """Tokens that a sequence is given pages for when it starts."""
-        bound = sequence.request.params.max_tokens
-        return len(sequence.tokens) + min(RESERVE if bound is None else bound, sequence.room) - 1
-
-    def _hold(self, sequence: Sequence, tokens: int) -> None:
-        """Gives a sequence the pages for so many tokens, or ends it where there is no memory."""
-        missing = self.cache.pages_for(tokens) - len(sequence.pages)
-        try:
-            if missing > self.cache.free_pages:
-                self.cache.grow(missing - self.cache.free_pages)
-            sequence.pages += self.cache.take(max(missing, 0))
-        except RequestError as error:
-            sequence.fail(error)
-
-    def _spans(self) -> dict[Sequence, Span]:
-        """What each sequence adds in this step, in running order."""
-        spans, left = {}, self.chunk
-        for s in self.running:
-            s.settle()
-            start, count = s.cached, len(s.tokens) - s.cached
-            if self.recompute:
-                start, count = 0, len(s.tokens)
-            elif not s.decoding:
-                count = min(count, left)
-                left -= count
-            if count:
-                if start + count > len(s.pages) * self.cache.page:
-                    self._hold(s, min(start + count + RESERVE, self.model.context))
-                if s.reason is None:
-                    spans[s] = Span(s.pages, start, count)
-        self._sweep()
-        return spans
 
     def _inputs(
         self, spans: dict[Sequence, Span], ready: Seq[Sequence], spare: bool = False
@@ -227,27 +228,18 @@ class Engine:
         if not math.isfinite(token.logprob):
             message = "the model gave logits that are no numbers: its weights are damaged, "
             sequence.fail(RequestError(message + "or too large for --dtype fp16: try fp32 or bf16"))
-            self.cache.wipe(sequence.pages)
         return sequence.reason is None
 
-    def _count(self, taken: int, drawn: int, decoding: bool, seconds: float) -> None:
+    def _count(self, prompt: int, drawn: int, seconds: float) -> None:
         stats = self.stats
-        if decoding:
+        stats.reused_tokens = self.scheduler.reused
+        if prompt:
+            stats.prefill_tokens += prompt
+            stats.prefill_seconds += seconds
+        else:
             stats.decode_tokens += drawn
             stats.decode_seconds += seconds
             stats.decode_steps += 1
-        else:
-            stats.prefill_tokens += taken
-            stats.prefill_seconds += seconds
-
-    def _sweep(self) -> None:
-        """Frees the pages of sequences that have ended."""
-        for s in self.running:
-            if s.reason is not None:
-                self.cache.give_back(s.pages)
-                s.pages = []
-        self.running = [s for s in self.running if s.reason is None]
-        self.waiting = deque(s for s in self.waiting if s.reason is None)
 
     def _tensor(self, values: Seq[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.device)

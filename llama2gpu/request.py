@@ -48,8 +48,9 @@ class Sequence:
     """A request under way.
 
     output: what was generated, a stop id left out; all else follows from it. tokens: prompt and
-    output. cached: tokens that the model has seen. reason: why it ended, None while it runs; error:
-    what cancelled it, where the engine could not go on with it.
+    output. cached: tokens that the model has seen. digests: what names the tokens up to the end of
+    each page, as far as anybody asked. reason: why it ended, None while it runs; error: what
+    cancelled it, where the engine could not go on with it.
     """
 
     def __init__(self, request: Request, vocab: int, context: int, device: torch.device) -> None:
@@ -61,6 +62,7 @@ class Sequence:
         self.room = context - len(request.prompt) + 1  # the last token needs no place
         self.cached = 0
         self.pages: list[int] = []
+        self.digests: list[bytes] = []
         self.reason: StopReason | None = "length" if request.params.max_tokens == 0 else None
         self.error: RequestError | None = None
         self.added = time.perf_counter()

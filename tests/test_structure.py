@@ -15,9 +15,9 @@ SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setup
 MAPPED = {"llama2gpu.cli": "cli", "llama2gpu.kernels": "kernels"}
 
 BASE = {"config", "errors", "quant", "weights"}
-STEP = {"batch", "cache", "model", "sampling"}
+STEP = {"batch", "cache", "model", "pages", "sampling"}
 LOOP = {"backends.base", "backends.loop", "decoding", "request"}
-ENGINE = BASE | STEP | LOOP | {"ops", "engine"}
+ENGINE = BASE | STEP | LOOP | {"ops", "engine", "pace", "scheduler"}
 QUANTIZING = {"quantizer", "calibrate", "open_quantizer"}
 PLANNING = {"memory", "plan", "plan_fit"}
 API = ENGINE | QUANTIZING | PLANNING
@@ -55,6 +55,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(STEP, BASE | STEP | {"ops", "backends.base"}),
     "request": BASE | {"sampling"},
     "decoding": BASE | LOOP | {"ops"},
+    "pace": set(),
+    "scheduler": BASE | STEP | {"pace", "request"},
     "engine": ENGINE,
     "quantizer": BASE,
     **dict.fromkeys(("plan", "plan_fit"), ENGINE | {"checkpoints", "memory", "plan", "quant"}),

@@ -5,6 +5,7 @@ first layer and kept for the others: on a CPU each small op of a decode step run
 weights have just streamed through every cache.
 """
 
+from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -32,6 +33,9 @@ from llama2gpu.backends.torch_attention import Places, decode, find_places, sequ
 from llama2gpu.quant import Dense, Weight
 from llama2gpu.weights import LayerWeights
 
+#: New tokens at most whose attention a CPU's kernels take one by one, each reading all its keys.
+FEW_QUERIES = 64
+
 
 class _Turns(NamedTuple):
     """Rows of the RoPE table for some positions, spread over the pairs: [T, 1, head_dim]."""
@@ -56,6 +60,7 @@ class TorchBackend(Backend):
         self._last_turns: _Turns | None = None
         self._last_places: Places | None = None
         self._last_step: CpuStep | None = None
+        self._last_queries: tuple[Batch, Batch] | None = None
 
     @classmethod
     def probe(cls, device: torch.device) -> Probe:
@@ -146,6 +151,8 @@ class TorchBackend(Backend):
         """See `Backend.attend`: sequences with one new token together, longer ones one by one."""
         if self._compiled_step(batch, cache):
             return cpu_attend(q, batch, cache)
+        if self._compiled_few(batch, cache):
+            return cpu_attend(q, self._queries(batch), cache)
         single = all(new == 1 for new in batch.new_counts)
         tables = self._places(batch, cache).tables
         if len(batch.new_counts) > 1 and single:
@@ -172,6 +179,20 @@ class TorchBackend(Backend):
         """Whether a CPU's kernels take the attention: one query a sequence."""
         single = self.compiled and all(new == 1 for new in batch.new_counts)
         return single and cache.k.is_contiguous() and cache.v.is_contiguous()
+
+    def _compiled_few(self, batch: Batch, cache: LayerCache) -> bool:
+        """Whether they take a few tokens of a prompt too, beside sequences with one."""
+        few = len(batch.new_counts) > 1 and sum(batch.new_counts) <= FEW_QUERIES
+        return self.compiled and few and cache.k.is_contiguous() and cache.v.is_contiguous()
+
+    def _queries(self, batch: Batch) -> Batch:
+        """The batch with each token as a sequence of its own, whose keys are all written."""
+        if self._last_queries is None or self._last_queries[0] is not batch:
+            counts = torch.tensor(batch.new_counts)
+            table = batch.block_table.repeat_interleave(counts, dim=0)
+            lengths = (batch.positions + 1).int()
+            self._last_queries = batch, replace(batch, block_table=table, lengths=lengths)
+        return self._last_queries[1]
 
     def _step(self, batch: Batch, rope: Rope, kind: torch.dtype) -> CpuStep:
         step = self._last_step

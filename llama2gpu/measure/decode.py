@@ -55,7 +55,7 @@ def measure(
     with watching(resolve_device("cpu" if subject.backend == "numpy" else subject.device)) as held:
         model = subject.open(max(case.prompt + case.drawn for case in cases))
         loaded = clock() - began
-        engine, firsts, peaks = Engine(model), [], []
+        engine, firsts, peaks = Engine(model, share=False), [], []
         for case in cases:
             firsts.append(answer(engine, case, 0, clock)[0])
             peaks.append(held.peak)

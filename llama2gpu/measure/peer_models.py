@@ -67,7 +67,7 @@ def measure_models(
     peers, found = present(names, "models", device)
     told(f"llama2gpu on {subject.title}")
     model = subject.open(depth + tokens + 1)
-    engine, dtype = Engine(model), dtype_name(model.dtype)
+    engine, dtype = Engine(model, share=False), dtype_name(model.dtype)
     versions = {peer.name: peer.version for peer in peers}
     with ExitStack() as stack:
         own = partial(_own_rates, engine, case, clock)
