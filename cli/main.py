@@ -19,6 +19,7 @@ NAME = "llama2gpu"
 #: Name of a subcommand → the module whose `command` it is, and the first line of its help.
 COMMANDS = {
     "run": ("llama2gpu.cli.run", "Generate text from PROMPT."),
+    "serve": ("llama2gpu.cli.serve", "Serve a model over HTTP, by OpenAI's API."),
     "doctor": ("llama2gpu.cli.doctor", "Say what can run on this machine, and what can't and why."),
     "kernels": (
         "llama2gpu.cli.kernels",

@@ -86,6 +86,23 @@ def kv_dtype(text: str) -> Callable[[FC], FC]:
     return click.option("--kv-dtype", type=kinds, default="auto", show_default=True, help=text)
 
 
+context = click.option(
+    "--ctx",
+    "context",
+    type=click.IntRange(1),
+    help="Positions to use at most; what lies past the model's own context may make no sense.  "
+    "[default: the model's context]",
+)
+no_kv_cache = click.option(
+    "--no-kv-cache", is_flag=True, help="Recompute everything for each token."
+)
+prefill = click.option(
+    "--prefill",
+    type=click.Choice(["parallel", "sequential"]),
+    default="parallel",
+    show_default=True,
+    help="Take the prompt at once, or one token at a time.",
+)
 threads = click.option(
     "--threads", type=click.IntRange(1, 1024), help="CPU threads to compute with."
 )

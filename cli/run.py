@@ -24,26 +24,14 @@ if TYPE_CHECKING:
 @options.dtype("Type of the weights")
 @quant_options.quantization(default="none")
 @options.sampling
-@click.option(
-    "--ctx",
-    "context",
-    type=click.IntRange(1),
-    help="Positions to use at most; what lies past the model's own context may make no sense.  "
-    "[default: the model's context]",
-)
+@options.context
 @options.rope_theta
 @options.rope_scaling
 @options.norm_eps
 @options.threads
 @options.kv_dtype("; int8 takes about half of the memory of 16 bits")
-@click.option("--no-kv-cache", is_flag=True, help="Recompute everything for each token.")
-@click.option(
-    "--prefill",
-    type=click.Choice(["parallel", "sequential"]),
-    default="parallel",
-    show_default=True,
-    help="Take the prompt at once, or one token at a time.",
-)
+@options.no_kv_cache
+@options.prefill
 @click.option("--prompt-file", type=click.Path(path_type=Path), help="Read the prompt from a file.")
 @click.option("--show-prompt", is_flag=True, help="Print the exact prompt and its ids on stderr.")
 @click.option("--explain", is_flag=True, help="Say on stderr what serves each op, and why.")
@@ -84,7 +72,7 @@ def command(
         prompt = prompt_file.read_bytes().decode("utf-8", "surrogateescape")
     bench_options.check_output(profile)
     asked = options.sampling_values(rest)
-    llama = _load(rest, quiet)
+    llama = load_model(rest, quiet)
     from llama2gpu.measure.profile import profiling
 
     if prompt is None:
@@ -112,7 +100,8 @@ def command(
         click.get_current_context().exit(130)
 
 
-def _load(rest: dict[str, Any], quiet: bool) -> "Llama":
+def load_model(rest: dict[str, Any], quiet: bool) -> "Llama":
+    """The model that the options of `run` name."""
     from llama2gpu.cli.progress import loading, uninterrupted
 
     with uninterrupted():  # half an import is worse than none

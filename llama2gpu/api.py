@@ -90,6 +90,15 @@ class Generation(Iterator[str]):
             self._llama.engine.cancel(self.sequence, "stop")
             self.sequence.reason = "stop"  # also where its last token completed the string
 
+    def released(self) -> str:
+        """The text that has come since the last time, for who steps the engine on his own."""
+        with self._llama.lock:
+            if self.sequence.reason is not None:
+                self._close()
+            text = "".join(self._pieces)
+            self._pieces.clear()
+        return text
+
     def cancel(self) -> None:
         """Ends the answer here and frees its memory."""
         with self._llama.lock:
