@@ -1,9 +1,10 @@
 """The Python API: load a model, generate, stream."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from llama2gpu.backends import auto_order, choose_backend
 from llama2gpu.backends.base import Backend
 from llama2gpu.build import build_model, check_context, weight_kind, weight_type
+from llama2gpu.chat import Chat, Message
 from llama2gpu.checkpoints import SHIPPED, Checkpoint, open_checkpoint
 from llama2gpu.checkpoints.weights import Progress
 from llama2gpu.engine import CHUNK, Engine, Stats
@@ -179,6 +181,21 @@ class Llama:
         """The answer to one prompt as an iterator of text; keywords as for `generate`."""
         return Generation(self, self.request(prompt, SamplingParams(**params)))
 
+    @cached_property
+    def chat(self) -> Chat:
+        """How the model talks, by its own chat template or what `Chat.of` finds; may be set."""
+        return Chat.of(self.checkpoint, self.tokenizer)
+
+    def answer(self, messages: Seq[Message], **params: Any) -> Generation:
+        """The model's turn in a conversation; messages have a "role" and a "content".
+
+        Keywords as for `generate`. No text of a message becomes a control token. Raises
+        `RequestError` for messages that the chat template does not take.
+        """
+        asked = SamplingParams(**params)
+        asked = replace(asked, stop=(*asked.stop, *self.chat.stops))
+        return Generation(self, self.request(self.chat.prompt(messages), asked, self.chat.stop_ids))
+
     def step(self) -> None:
         """One step of the engine; each token goes to its generation, and who left is cancelled."""
         with self.lock:
@@ -189,12 +206,18 @@ class Llama:
             for generation in list(self.live.values()):
                 generation.catch_up()
 
-    def request(self, prompt: Prompt, params: SamplingParams) -> Request:
-        """A prompt as the engine takes it: its ids, its bound and its stop ids."""
+    def request(
+        self, prompt: Prompt, params: SamplingParams, stop_ids: Collection[int] | None = None
+    ) -> Request:
+        """A prompt as the engine takes it: its ids, its bound and its stop ids.
+
+        stop_ids: those of the checkpoint if None.
+        """
         if isinstance(prompt, bytes):
             raise RequestError("the prompt is bytes: give text, or token ids")
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        stop_ids = end_ids(self.checkpoint, self.tokenizer)
+        if stop_ids is None:
+            stop_ids = end_ids(self.checkpoint, self.tokenizer)
         if params.sampler == "llama2c":
             # that program's steps count the prompt, and it stops at BOS alone
             steps = params.max_tokens

@@ -21,7 +21,7 @@ ENGINE = BASE | STEP | LOOP | {"ops", "engine"}
 QUANTIZING = {"quantizer", "calibrate", "open_quantizer"}
 PLANNING = {"memory", "plan", "plan_fit"}
 API = ENGINE | QUANTIZING | PLANNING
-API |= {"api", "backends", "build", "checkpoints", "documents", "text", "tokenizer"}
+API |= {"api", "backends", "build", "chat", "checkpoints", "documents", "text", "tokenizer"}
 
 #: What a part may import besides itself; a part is the longest name here that begins a module's.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -61,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "calibrate": BASE | STEP | {"backends.base", "ops", "quantizer"},
     "open_quantizer": BASE
     | {"backends.base", "calibrate", "checkpoints", "documents", "quantizer", "tokenizer"},
+    "chat": {"checkpoints", "errors", "files", "open_quantizer", "tokenizer"},
     "build": BASE | STEP | {"backends.base", "checkpoints"},
     "api": API,
     **dict.fromkeys(("measure", "server"), API),

@@ -4,6 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from codecs import getincrementaldecoder
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -63,12 +64,60 @@ class Tokenizer(ABC):
             ids.insert(0, self.bos_id)
         return ids
 
-    def _encode_special(self, text: str) -> list[int]:
+    def encode_rendered(self, text: str, stand_ins: Mapping[str, str]) -> list[int]:
+        """Ids of a text whose control tokens' names are meant, but for those that were typed.
+
+        stand_ins: single characters, each in place of one in what a user typed, which the ids are
+        of; a name that has one is plain text. No BOS is put before it.
+        Raises `RequestError` where the tokenizer can't take such a name as text.
+        """
+        plain = text.translate({ord(stand_in): own for stand_in, own in stand_ins.items()})
+        meant = self._find_controls(text)
+        if meant == self._find_controls(plain):
+            ids = self._encode_special(plain)
+            if self._are(ids, meant):
+                return ids
+        ids, end = [], 0
+        for start, name in [*meant, (len(plain), "")]:
+            part = plain[end:start]
+            ids += self._encode_after(part) if end else self._encode(part)
+            ids += [self._controls()[name]] if name else []
+            end = start + len(name)
+        return ids
+
+    def control_names(self) -> tuple[str, ...]:
+        """Names of the control tokens, as `encode(special=True)` finds them."""
+        return tuple(self._controls())
+
+    def controls_in(self, text: str) -> list[str]:
+        """Names of the control tokens that `encode(special=True)` finds in a text."""
+        return [name for _, name in self._find_controls(text)]
+
+    def _encode_after(self, text: str) -> list[int]:
+        """Ids of plain text that a control token stands before."""
+        return self._encode(text)
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        names = sorted(self._controls(), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, names)) or "(?!)")
+
+    def _find_controls(self, text: str) -> list[tuple[int, str]]:
+        """Where control tokens' names stand, and which."""
+        return [(found.start(), found[0]) for found in self._pattern.finditer(text)]
+
+    def _are(self, ids: Sequence[int], meant: Sequence[tuple[int, str]]) -> bool:
+        """Whether the control tokens among `ids` are those that were meant."""
         controls = self._controls()
-        names = sorted(controls, key=len, reverse=True)
-        ids: list[int] = []
-        for n, part in enumerate(re.split(f"({'|'.join(map(re.escape, names))})", text)):
-            ids.extend([controls[part]] if n % 2 else self._encode(part))
+        known = set(controls.values())
+        return [id for id in ids if id in known] == [controls[name] for _, name in meant]
+
+    def _encode_special(self, text: str) -> list[int]:
+        ids, end = [], 0
+        for start, name in [*self._find_controls(text), (len(text), "")]:
+            ids += self._encode(text[end:start])
+            ids += [self._controls()[name]] if name else []
+            end = start + len(name)
         return ids
 
     def token(self, id: int) -> Token:

@@ -60,6 +60,15 @@ class HuggingFace(Tokenizer):
     def _encode_special(self, text: str) -> list[int]:
         return self._ids(text, special=True)
 
+    def _encode_after(self, text: str) -> list[int]:
+        """As within a text: without the space that some put before a text's start alone."""
+        alone, name = self._encode(text), next(iter(self._names), None)
+        if name is None or self._ids(f"{name}a", special=True)[1:] == self._encode("a"):
+            return alone
+        line = self._encode("\n")
+        ids = self._encode(f"\n{text}")
+        return ids[len(line) :] if ids[: len(line)] == line else alone
+
     def _token(self, id: int) -> Token:
         if id in self._by_id:
             return Token(self._by_id[id].encode(), control=True)
