@@ -36,6 +36,12 @@ class MissingExtraError(Llama2GPUError):
 @options.no_kv_cache
 @options.prefill
 @click.option(
+    "--chat-template",
+    metavar="NAME|FILE",
+    help="How conversations become prompts: a built-in template, one of the checkpoint's, or a "
+    "file of Jinja.  [default: the checkpoint's own, or its kind's]",
+)
+@click.option(
     "--host",
     default="127.0.0.1",
     show_default=True,
@@ -123,6 +129,7 @@ def command(
     max_batch: int,
     pods: int | None,
     jobs: Path | None,
+    chat_template: str | None,
     quiet: bool,
     **rest: Any,
 ) -> None:
@@ -137,6 +144,7 @@ def command(
     if missing:
         lacks = " and ".join(missing)
         raise MissingExtraError(f"serve needs {lacks}: pip install 'llama2gpu[serve]'")
+    from llama2gpu.chat import Chat
     from llama2gpu.server.job_store import JobStore
     from llama2gpu.server.logs import json_lines, log
     from llama2gpu.server.serve import listen, serve
@@ -154,7 +162,12 @@ def command(
             log(f"--pods {pods} is --max-batch {pods}")
         found = listen(host, port)
         store = JobStore(jobs or _jobs_file(port))
-        serve(load_model(rest, quiet=True), settings, store, found)
+        llama = load_model(rest, quiet=True)
+        if chat_template is not None:
+            llama.chat = Chat.of(llama.checkpoint, llama.tokenizer, chat_template)
+        chat = llama.chat
+        log("chat template", name=chat.name, why=chat.why, trained=chat.trained)
+        serve(llama, settings, store, found)
 
 
 def _name(model: str | None) -> str:

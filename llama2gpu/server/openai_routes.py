@@ -1,5 +1,6 @@
 """`/v1`: models, completions and chats, as OpenAI's API has them."""
 
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -7,9 +8,9 @@ from fastapi.responses import Response
 
 from llama2gpu.request import Request as EngineRequest
 from llama2gpu.server.errors import APIError, answer
-from llama2gpu.server.schemas import CompletionBody, Sampling
+from llama2gpu.server.schemas import ChatBody, CompletionBody, Sampling
 from llama2gpu.server.service import Service
-from llama2gpu.server.shape import CompletionShape, Shape, usage
+from llama2gpu.server.shape import ChatShape, CompletionShape, Shape, usage
 from llama2gpu.server.stream import EventStream
 
 #: OpenAI's default for completions.
@@ -51,6 +52,22 @@ def routes(service: Service) -> APIRouter:
             requests += service.requests(ids, params, n)
         logprobs = body.logprobs is not None
         shape = CompletionShape(service.settings.name, service.llama.tokenizer, logprobs, echoes)
+        return await respond(service, body, requests, shape, request)
+
+    @router.post("/chat/completions")
+    async def chat(body: ChatBody, request: Request) -> Response:
+        """The model's turn in a conversation."""
+        body.check()
+        service.check_model(body.model)
+        bound = (
+            body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+        )
+        params = body.params(bound, (body.top_logprobs or 0) if body.logprobs else None)
+        talk, n = service.llama.chat, body.n or 1
+        params = replace(params, stop=(*params.stop, *talk.stops))
+        ids = await service.talk([message.plain for message in body.messages])
+        requests = service.requests(ids, params, n, talk.stop_ids)
+        shape = ChatShape(service.settings.name, service.llama.tokenizer, bool(body.logprobs), n)
         return await respond(service, body, requests, shape, request)
 
     return router

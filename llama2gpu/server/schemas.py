@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from llama2gpu.errors import RequestError
 from llama2gpu.sampling import LARGEST, SamplingParams
 from llama2gpu.server.errors import APIError
+from llama2gpu.tokenizer import well_formed
 
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 #: Texts, or texts as ids.
@@ -139,14 +140,16 @@ class Message(Body):
     """A message of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part] | None = None
+    content: str | list[Part]
+    name: str | None = None
 
     @property
     def plain(self) -> dict[str, str]:
-        """Role and text, as a template takes them."""
-        content = self.content or ""
+        """Role and text, as a template takes them; to a template a developer is the system."""
+        content = self.content
         text = content if isinstance(content, str) else "".join(part.text for part in content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": well_formed(text)}
 
 
 class ChatBody(Sampling):

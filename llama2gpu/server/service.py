@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -54,22 +54,39 @@ class Service:
     async def encode(self, text: str, bos: bool = True) -> list[int]:
         """Ids of a text. Raises `RequestError` at once for one that can't fit the context."""
         text = well_formed(text)
-        if len(text.encode()) > self._longest * (self.context + 1):
-            raise RequestError(
-                f"the prompt is longer than any of {self.context} tokens, which the context holds"
-            )
+        self._check_length(len(text.encode()))
         if len(text) <= _SHORT:
             return self.llama.tokenizer.encode(text, bos=bos)
         return await asyncio.to_thread(self.llama.tokenizer.encode, text, bos=bos)
+
+    async def talk(self, messages: list[dict[str, str]]) -> list[int]:
+        """Ids of a conversation. Raises `RequestError` for what the chat template refuses."""
+        self._check_length(sum(len(message["content"].encode()) for message in messages))
+        return await asyncio.to_thread(self.llama.chat.prompt, messages)
+
+    def _check_length(self, size: int) -> None:
+        if size > self._longest * (self.context + 1):
+            raise RequestError(
+                f"the prompt is longer than any of {self.context} tokens, which the context holds"
+            )
 
     def decode(self, ids: list[int]) -> str:
         """Text of ids."""
         return self.llama.tokenizer.decode(ids)
 
-    def requests(self, ids: list[int], params: SamplingParams, n: int) -> list[Request]:
-        """A prompt as n requests, whose seeds follow one another where one is given."""
+    def requests(
+        self,
+        ids: list[int],
+        params: SamplingParams,
+        n: int,
+        stop_ids: Collection[int] | None = None,
+    ) -> list[Request]:
+        """A prompt as n requests, whose seeds follow one another where one is given.
+
+        stop_ids: those of the checkpoint if None.
+        """
         seeds = [None if params.seed is None else (params.seed + i) % (1 << 63) for i in range(n)]
-        return [self.llama.request(ids, replace(params, seed=seed)) for seed in seeds]
+        return [self.llama.request(ids, replace(params, seed=seed), stop_ids) for seed in seeds]
 
     async def begin(self, requests: list[Request], *, streams: bool) -> Call:
         """A call that the engine has taken. Raises `APIError` or `RequestError`."""

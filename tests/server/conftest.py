@@ -10,9 +10,15 @@ if TYPE_CHECKING:
     from tests.server.running import Server
 
 
+def require() -> None:
+    for package in ("fastapi", "uvicorn", "pydantic", "prometheus_client", "httpx"):
+        pytest.importorskip(package)
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]":
     """One that all may ask and that nobody stops."""
+    require()
     from tests.server.running import serving
 
     with serving(tmp_path_factory.mktemp("server")) as running:
@@ -22,6 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]":
 @pytest.fixture(scope="session")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]":
     """One that takes seconds for a long answer and has room for eight sequences."""
+    require()
     from tests.server.running import serving
 
     options = "--no-kv-cache", "--max-batch", "4", "--queue", "4"

@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-for package in ("fastapi", "uvicorn", "prometheus_client", "httpx", "openai"):
-    pytest.importorskip(package, reason=f"needs {package}")
-
-import openai
-
 from llama2gpu.api import Llama
 
 if TYPE_CHECKING:
+    import openai
+
     from tests.server.running import Server
+else:
+    openai = pytest.importorskip("openai")
 
 PROMPT = "Once upon a time"
 
@@ -107,7 +106,7 @@ def test_several_answers(client: openai.OpenAI, alone: Llama) -> None:
 
 def test_bias_and_penalties(client: openai.OpenAI, alone: Llama) -> None:
     first = alone.generate(PROMPT, temperature=0, max_tokens=1).tokens[0]
-    more = {"presence_penalty": 1.5, "frequency_penalty": 1.0}
+    more: Any = {"presence_penalty": 1.5, "frequency_penalty": 1.0}
     bias = {first: -100.0}
     expected = alone.generate(PROMPT, temperature=0, max_tokens=40, logit_bias=bias, **more)
     got = client.completions.create(
@@ -166,3 +165,61 @@ def test_streams_at_once_are_as_alone(client: openai.OpenAI, alone: Llama) -> No
     with ThreadPoolExecutor(16) as pool:
         got = list(pool.map(stream, asked))
     assert got == [alone.generate(**one).text for one in asked]
+
+
+def test_chat(client: openai.OpenAI, alone: Llama) -> None:
+    messages: Any = [{"role": "user", "content": "Tell me of a dog."}]
+    expected = alone.answer(messages, temperature=0, max_tokens=30).finish()
+    got = client.chat.completions.create(
+        model="stories", messages=messages, temperature=0, max_tokens=30, logprobs=True,
+        top_logprobs=2,
+    )  # fmt: skip
+    (choice,) = got.choices
+    assert (choice.message.role, choice.message.content) == ("assistant", expected.text)
+    assert got.usage is not None
+    assert got.usage.prompt_tokens == expected.prompt_tokens
+    assert choice.logprobs is not None
+    assert choice.logprobs.content is not None
+    data = b"".join(bytes(token.bytes or []) for token in choice.logprobs.content)
+    assert data.decode() == expected.text
+    assert all(len(token.top_logprobs) == 2 for token in choice.logprobs.content)
+
+
+def test_chat_streams(client: openai.OpenAI, alone: Llama) -> None:
+    messages: Any = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Tell me of a dog."}]},
+    ]
+    expected = alone.answer(messages, temperature=0, max_tokens=25).finish()
+    stream: Any = client.chat.completions.create(
+        model="stories", messages=messages, temperature=0, max_completion_tokens=25, n=2,
+        stream=True, stream_options={"include_usage": True},
+    )  # fmt: skip
+    chunks = list(stream)
+    choices = [choice for chunk in chunks for choice in chunk.choices]
+    for index in range(2):
+        own = [choice for choice in choices if choice.index == index]
+        assert own[0].delta.role == "assistant"
+        assert "".join(choice.delta.content or "" for choice in own) == expected.text
+        assert own[-1].finish_reason == "length"
+    assert chunks[-1].usage.completion_tokens == 50
+    assert chunks[-1].usage.prompt_tokens == expected.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"response_format": {"type": "json_object"}},
+        {"messages": []},
+        {"messages": [{"role": "user"}]},
+        {"messages": [{"role": "wizard", "content": "x"}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
+        {"top_logprobs": 3},
+    ],
+)
+def test_chat_that_is_not_served(client: openai.OpenAI, wrong: dict[str, Any]) -> None:
+    asked: Any = {"model": "stories", "messages": [{"role": "user", "content": "Hi"}]} | wrong
+    with pytest.raises(openai.BadRequestError) as failed:
+        client.chat.completions.create(**asked)
+    assert failed.value.param == next(iter(wrong))
