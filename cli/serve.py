@@ -1,6 +1,7 @@
 """`llama2gpu serve`: a model over HTTP."""
 
 import os
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,7 @@ class MissingExtraError(Llama2GPUError):
 @click.option(
     "--max-batch",
     type=click.IntRange(1, 4096),
-    default=32,
-    show_default=True,
-    help="Sequences that run at once.",
+    help="Sequences that run at once.  [default: 32]",
 )
 @click.option(
     "--pods", type=click.IntRange(1, 4096), help="llama.go's name of --max-batch, which it sets."
@@ -126,7 +125,7 @@ def command(
     host: str,
     port: int,
     name: str | None,
-    max_batch: int,
+    max_batch: int | None,
     pods: int | None,
     jobs: Path | None,
     chat_template: str | None,
@@ -140,6 +139,8 @@ def command(
     --host says otherwise. The log is one JSON object a line on stderr; it holds no text of a prompt
     or an answer. SIGTERM and Control-C end the server once what runs has finished.
     """
+    if pods is not None and max_batch is not None:
+        raise click.UsageError("--pods and --max-batch exclude each other: they are the same.")
     missing = [package for package in NEEDED if find_spec(package) is None]
     if missing:
         lacks = " and ".join(missing)
@@ -154,20 +155,19 @@ def command(
     limits |= {key: rest[key] for key in ("api_key", "predict", "temperature")}
     settings = Settings(
         name=name or _name(rest["model"]),
-        max_batch=pods or max_batch,
+        max_batch=pods or max_batch or 32,
         **limits,
     )
     with json_lines(quiet):
         if pods is not None:
             log(f"--pods {pods} is --max-batch {pods}")
-        found = listen(host, port)
-        store = JobStore(jobs or _jobs_file(port))
-        llama = load_model(rest, quiet=True)
-        if chat_template is not None:
-            llama.chat = Chat.of(llama.checkpoint, llama.tokenizer, chat_template)
-        chat = llama.chat
-        log("chat template", name=chat.name, why=chat.why, trained=chat.trained)
-        serve(llama, settings, store, found)
+        with listen(host, port) as found, closing(JobStore(jobs or _jobs_file(port))) as store:
+            llama = load_model(rest, quiet=True, max_sequences=settings.max_batch)
+            if chat_template is not None:
+                llama.chat = Chat.of(llama.checkpoint, llama.tokenizer, chat_template)
+            chat = llama.chat
+            log("chat template", name=chat.name, why=chat.why, trained=chat.trained)
+            serve(llama, settings, store, found)
 
 
 def _name(model: str | None) -> str:

@@ -244,6 +244,7 @@ def load(
     kv_cache: bool = True,
     kv_dtype: str = "auto",
     prefill: str = "parallel",
+    max_sequences: int = 256,
     progress: Progress = lambda done, total: None,
 ) -> Llama:
     """Loads a checkpoint of any format, its tokenizer and a backend.
@@ -259,6 +260,7 @@ def load(
     calibration: a text file for gptq and awq.
     kv_dtype: of cached keys and values; "auto" as the activations, "int8" about half of 16 bits.
     kv_cache=False recomputes every step; prefill="sequential" takes prompts a token at a time.
+    max_sequences: how many run at once; the rest wait in order.
     Raises a `Llama2GPUError` that says what is wrong and what mends it.
     """
     began = time.perf_counter()
@@ -290,6 +292,7 @@ def load(
         net,
         chunk=1 if prefill == "sequential" else CHUNK,
         recompute=not kv_cache,
+        max_sequences=max_sequences,
         kv_dtype=KV_DTYPES[kv_dtype],
     )
     llama = Llama(checkpoint, words, engine)

@@ -64,7 +64,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "chat": {"checkpoints", "errors", "files", "open_quantizer", "tokenizer"},
     "build": BASE | STEP | {"backends.base", "checkpoints"},
     "api": API,
-    **dict.fromkeys(("measure", "server"), API),
+    "measure": API,
+    "server": API | {"files"},
     "measure.results": {"errors", "files"},
     "measure.choose": API | {"files", "measure"},
     **dict.fromkeys(

@@ -69,11 +69,13 @@ class JobStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # prompts are private
-            self._db = sqlite3.connect(path, check_same_thread=False, timeout=1)
-            self._open()
         except OSError as error:
             raise JobsError(f"{path}: {error.strerror}: give another file (--jobs)") from error
+        self._db = sqlite3.connect(path, check_same_thread=False, timeout=1)
+        try:
+            self._open()
         except sqlite3.Error as error:
+            self._db.close()
             raise JobsError(_remedy(path, error)) from error
 
     def add(self, id: str, prompt: str, limit: int) -> Job | None:

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+from contextlib import ExitStack
 
 import uvicorn
 from fastapi import FastAPI
@@ -48,9 +49,11 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket at the address. Raises `AddressError`."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, socket.SOCK_STREAM)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
+        with ExitStack() as undo:
+            found = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(address)
+            undo.pop_all()
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         message = f"{host} port {port}: {reason}: give another --host or --port"

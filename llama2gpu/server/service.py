@@ -28,7 +28,6 @@ class Service:
     def __init__(self, llama: Llama, settings: Settings) -> None:
         self.llama, self.settings = llama, settings
         self.metrics = Metrics(llama.engine)
-        llama.engine.max_sequences = settings.max_batch
         self.worker = Worker(llama, self.metrics, settings.capacity)
         self.created = int(time.time())
         self.draining = False
