@@ -86,4 +86,4 @@ def _plain_routes(app: FastAPI, service: Service) -> None:
     @app.post("/detokenize", responses=_REFUSALS)
     async def detokenize(body: DetokenizeBody) -> Response:
         """Text of ids."""
-        return answer({"prompt": service.decode(body.tokens)})
+        return answer({"prompt": await service.decode(body.tokens)})

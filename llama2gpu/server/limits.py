@@ -20,6 +20,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 #: What may be asked without a key, so that a watchman needs none.
 OPEN = ("/health", "/ready")
+#: Bytes beyond the limit that are read and dropped: who is cut off while he sends hears nothing.
+LISTENED = 32 << 20
 #: Seconds that a client may take to send a body.
 BODY_SECONDS = 30
 
@@ -97,7 +99,7 @@ class Gate:
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length[:20]) > self.settings.max_body:
+        if length.isdigit() and int(length[:20]) > self.settings.max_body + LISTENED:
             raise self._too_large()
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -106,13 +108,18 @@ class Gate:
             raise APIError(408, f"the body took more than {BODY_SECONDS} seconds") from None
 
     async def _read(self, receive: Receive) -> bytes:
-        body = bytearray()
+        body, size, most = bytearray(), 0, self.settings.max_body
         while True:
             message = await receive()
             if message["type"] != "http.request":
                 raise VanishedError
-            body += message.get("body", b"")
-            if len(body) > self.settings.max_body:
+            part = message.get("body", b"")
+            size += len(part)
+            if size <= most:
+                body += part
+            else:
+                body.clear()
+            if size > most and (size > most + LISTENED or not message.get("more_body", False)):
                 raise self._too_large()
             if not message.get("more_body", False):
                 return bytes(body)

@@ -47,7 +47,7 @@ def routes(service: Service) -> APIRouter:
         for prompt in body.prompts:
             ids = await service.encode(prompt) if isinstance(prompt, str) else prompt
             if body.echo:
-                text = prompt if isinstance(prompt, str) else service.decode(prompt)
+                text = prompt if isinstance(prompt, str) else await service.decode(prompt)
                 echoes |= {len(requests) + i: text for i in range(n)}
             requests += service.requests(ids, params, n)
         logprobs = body.logprobs is not None

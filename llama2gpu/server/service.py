@@ -18,7 +18,7 @@ from llama2gpu.server.settings import Settings
 from llama2gpu.server.worker import Worker
 from llama2gpu.tokenizer import well_formed
 
-#: Texts of more characters are encoded beside the event loop.
+#: Texts of more characters, or ids, are encoded or decoded beside the event loop.
 _SHORT = 2000
 
 
@@ -69,9 +69,11 @@ class Service:
                 f"the prompt is longer than any of {self.context} tokens, which the context holds"
             )
 
-    def decode(self, ids: list[int]) -> str:
+    async def decode(self, ids: list[int]) -> str:
         """Text of ids."""
-        return self.llama.tokenizer.decode(ids)
+        if len(ids) <= _SHORT:
+            return self.llama.tokenizer.decode(ids)
+        return await asyncio.to_thread(self.llama.tokenizer.decode, ids)
 
     def requests(
         self,
@@ -92,13 +94,13 @@ class Service:
         if self.draining:
             raise stopping()
         call = Call(self.worker, requests, streams=streams)
+        loop = asyncio.get_running_loop()
+        call.timer = loop.call_later(self.settings.timeout, call.fail, self._late())
         try:
             await call.begin()
         except BaseException:
             call.close()
             raise
-        loop = asyncio.get_running_loop()
-        call.timer = loop.call_later(self.settings.timeout, call.fail, self._late())
         return call
 
     async def collect(

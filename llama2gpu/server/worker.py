@@ -126,7 +126,7 @@ class Worker:
         except Exception as error:
             logger.exception("step failed")
             self.healthy = False
-            failure = APIError(500, "the engine failed: the server's log says more")
+            failure = _failure()
             out_of_memory = isinstance(error, MemoryError) or "out of memory" in str(error)
             if isinstance(error, Llama2GPUError) or out_of_memory:
                 failure = APIError(503, f"the engine failed: {error}")
@@ -143,6 +143,10 @@ class Worker:
             generation = Generation(self.llama, answer.request)
         except RequestError as error:
             self._tell(partial(answer.call.fail, error))
+            return
+        except Exception:
+            logger.exception("request failed")
+            self._tell(partial(answer.call.fail, _failure()))
             return
         self.metrics.prompt_tokens.inc(len(answer.request.prompt))
         self._running[answer] = Running(answer, generation, arrived)
@@ -193,6 +197,10 @@ class Worker:
         assert self._loop is not None
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(what)
+
+
+def _failure() -> APIError:
+    return APIError(500, "the engine failed: the server's log says more")
 
 
 def _receive(

@@ -1,7 +1,9 @@
 """Keys, sizes, queues, origins, clients that leave and the end."""
 
+import contextlib
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,13 +60,25 @@ def test_body_that_is_too_large(server: "Server", told: bool) -> None:
     body = json.dumps({"prompt": "x" * (2 << 20)}).encode()
     headers = {"Content-Type": "application/json"}
     parts = (body[at : at + 65536] for at in range(0, len(body), 65536))
-    try:
-        url = f"{server.url}/v1/completions"
-        answer = httpx.post(url, content=body if told else parts, headers=headers)
-    except httpx.WriteError:  # it closes without reading the rest
-        pass
-    else:
+    url = f"{server.url}/v1/completions"
+    answer = httpx.post(url, content=body if told else parts, headers=headers)
+    assert answer.status_code == 413
+    assert "1048576 bytes" in answer.json()["error"]["message"]
+    assert server.get("/health").status_code == 200
+
+
+def test_endless_body(server: "Server") -> None:
+    def parts() -> Iterator[bytes]:
+        nonlocal sent
+        for _ in range(1 << 12):
+            sent += 1 << 16
+            yield bytes(1 << 16)
+
+    sent = 0
+    with contextlib.suppress(httpx.WriteError):  # it closes without reading the rest
+        answer = httpx.post(f"{server.url}/v1/completions", content=parts())
         assert answer.status_code == 413
+    assert sent < 1 << 27
     assert server.get("/health").status_code == 200
 
 
