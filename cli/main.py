@@ -19,6 +19,7 @@ NAME = "llama2gpu"
 #: Name of a subcommand → the module whose `command` it is, and the first line of its help.
 COMMANDS = {
     "run": ("llama2gpu.cli.run", "Generate text from PROMPT."),
+    "chat": ("llama2gpu.cli.chat", "Talk with a model."),
     "serve": ("llama2gpu.cli.serve", "Serve a model over HTTP, by OpenAI's API."),
     "doctor": ("llama2gpu.cli.doctor", "Say what can run on this machine, and what can't and why."),
     "kernels": (
@@ -125,13 +126,11 @@ class Teller(logging.Handler):
 def telling() -> Iterator[None]:
     """The package's warnings on stderr, for as long as the block lasts."""
     logger, teller = logging.getLogger(NAME), Teller()
-    level = logger.level
     logger.addHandler(teller)
     try:
         yield
     finally:
         logger.removeHandler(teller)
-        logger.setLevel(level)
 
 
 def one_line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,15 +104,23 @@ prefill = click.option(
     show_default=True,
     help="Take the prompt at once, or one token at a time.",
 )
+chat_template = click.option(
+    "--chat-template",
+    metavar="NAME|FILE",
+    help="llama2, llama3, vicuna, alpaca, mistral, plain (the bare text), one of the checkpoint's "
+    "own by name, or a file of Jinja.  [default: the checkpoint's own, or that of its kind]",
+)
 threads = click.option(
     "--threads", type=click.IntRange(1, 1024), help="CPU threads to compute with."
 )
 
 
 def hush(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
-    """Callback of --quiet: the package's log is no more told on stderr than all else."""
+    """Callback of --quiet: until the command ends, what is logged is not told on stderr either."""
     if value:
-        logging.getLogger("llama2gpu").setLevel(logging.ERROR)
+        logger = logging.getLogger("llama2gpu")
+        ctx.call_on_close(partial(logger.setLevel, logger.level))
+        logger.setLevel(logging.ERROR)
     return value
 
 

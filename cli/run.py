@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,9 +80,10 @@ def command(
     if prompt is None:
         prompt = llama.checkpoint.default_prompt
     prompt = well_formed(prompt)
+    _warn_of_template(llama)
     generation = llama.stream(prompt, **asked)
     if not quiet:
-        click.echo(_headline(llama), err=True)
+        click.echo(headline(llama), err=True)
         if (note := left_dense(llama.outcomes)) is not None:
             click.echo(note, err=True)
     if explain:
@@ -92,7 +95,7 @@ def command(
     with profiling(profile, llama.backend):
         interrupted = _print(generation, prompt, as_json, no_echo)
     if as_json:
-        click.echo(json.dumps(_answer(llama, generation), allow_nan=False))
+        click.echo(json.dumps(as_object(llama, generation), allow_nan=False))
     if not quiet:
         click.echo(_summary(llama, generation), err=True)
     bench_options.wrote(profile, quiet)
@@ -134,6 +137,20 @@ def load_model(rest: dict[str, Any], quiet: bool, **more: Any) -> "Llama":
         )
 
 
+def _warn_of_template(llama: "Llama") -> None:
+    """A chat model that gets the bare prompt answers badly, and nothing else would tell why."""
+    from llama2gpu.checkpoints.chat_template import chat_template_of
+    from llama2gpu.errors import CheckpointError
+
+    name = llama.checkpoint.path.name
+    with suppress(CheckpointError):  # of a file that run has no need of
+        if chat_template_of(llama.checkpoint):
+            logging.getLogger("llama2gpu").warning(
+                f"llama2gpu: {name!r} has a chat template, and run gives it the bare prompt; "
+                "`llama2gpu chat` talks with it"
+            )
+
+
 def _print(generation: "Generation", prompt: str, as_json: bool, no_echo: bool) -> bool:
     """Streams the text; returns whether Control-C cut it short."""
     try:
@@ -153,7 +170,8 @@ def _print(generation: "Generation", prompt: str, as_json: bool, no_echo: bool) 
     return False
 
 
-def _headline(llama: "Llama") -> str:
+def headline(llama: "Llama") -> str:
+    """What runs, and where."""
     import torch
 
     checkpoint, backend = llama.checkpoint, llama.backend
@@ -204,7 +222,8 @@ def _rate(count: int, seconds: float) -> float | None:
     return count / seconds if seconds and count else None
 
 
-def _answer(llama: "Llama", generation: "Generation") -> dict[str, Any]:
+def as_object(llama: "Llama", generation: "Generation") -> dict[str, Any]:
+    """An answer and its statistics, for --json."""
     answer = dataclasses.asdict(generation.completion)
     del answer["seed"]
     logprobs = answer.pop("logprobs")

@@ -36,12 +36,7 @@ class MissingExtraError(Llama2GPUError):
 @options.kv_dtype("; int8 takes about half of the memory of 16 bits")
 @options.no_kv_cache
 @options.prefill
-@click.option(
-    "--chat-template",
-    metavar="NAME|FILE",
-    help="How conversations become prompts: a built-in template, one of the checkpoint's, or a "
-    "file of Jinja.  [default: the checkpoint's own, or its kind's]",
-)
+@options.chat_template
 @click.option(
     "--host",
     default="127.0.0.1",

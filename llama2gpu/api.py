@@ -187,14 +187,18 @@ class Llama:
         return Chat.of(self.checkpoint, self.tokenizer)
 
     def answer(self, messages: Seq[Message], **params: Any) -> Generation:
-        """The model's turn in a conversation; messages have a "role" and a "content".
+        """The model's turn in a conversation; keywords as for `generate`.
 
-        Keywords as for `generate`. No text of a message becomes a control token. Raises
-        `RequestError` for messages that the chat template does not take.
+        messages: each has a "role" and a "content", and none of these texts becomes a control
+        token. Raises `RequestError` for messages that the chat template does not take.
         """
+        return self.answer_ids(self.chat.prompt(messages), **params)
+
+    def answer_ids(self, prompt: Seq[int], **params: Any) -> Generation:
+        """The same for a conversation as `chat.prompt` gives it."""
         asked = SamplingParams(**params)
         asked = replace(asked, stop=(*asked.stop, *self.chat.stops))
-        return Generation(self, self.request(self.chat.prompt(messages), asked, self.chat.stop_ids))
+        return Generation(self, self.request(prompt, asked, self.chat.stop_ids))
 
     def step(self) -> None:
         """One step of the engine; each token goes to its generation, and who left is cancelled."""

@@ -1,8 +1,12 @@
 """What every reader of files needs: regular files alone, and errors of one line."""
 
 import errno
+import os
 import stat
 from pathlib import Path
+
+#: What the name of a file ends in while it is written.
+PART = ".part"
 
 
 def read_regular(path: Path, count: int) -> bytes:
@@ -14,6 +18,23 @@ def read_regular(path: Path, count: int) -> bytes:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     with path.open("rb") as file:
         return file.read(count)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file beside `path` and renames it there; `OSError` where the system refuses.
+
+    What lay at `path` then stays as it was, and nothing is left beside it.
+    """
+    beside = path.with_name(path.name + PART)
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def one_line(message: object, limit: int = 1000) -> str:

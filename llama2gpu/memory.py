@@ -9,12 +9,15 @@ from pathlib import Path
 import torch
 
 _MEMORY = Path("/proc/meminfo")
-#: Where a container's limit and use stand: version 2 of control groups, and version 1.
+#: A container's control group, version 2 and version 1: its folder, the files of its limit and its
+#: use, and what the pages of files are called, which count as used and are given up when needed.
 _GROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup", "memory.max", "memory.current", ("active_file", "inactive_file")),
     (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_active_file", "total_inactive_file"),
     ),
 )
 
@@ -57,13 +60,16 @@ def _available() -> int:
     raise OSError(f"{_MEMORY} has no MemAvailable")
 
 
-def _left(limit: str, used: str) -> int | None:
+def _left(folder: str, limit: str, used: str, pages: tuple[str, ...]) -> int | None:
     """What is left of a control group's limit; None where there is none."""
     try:
-        most, now = Path(limit).read_text().strip(), int(Path(used).read_text())
+        most, now = (Path(folder, name).read_text().strip() for name in (limit, used))
+        rows = [line.split() for line in Path(folder, "memory.stat").read_text().splitlines()]
+        files = sum(int(row[1]) for row in rows if len(row) == 2 and row[0] in pages)
+        taken = max(int(now) - files, 0)
     except (OSError, ValueError):
         return None
-    return max(int(most) - now, 0) if most.isdecimal() and int(most) < 1 << 60 else None
+    return max(int(most) - taken, 0) if most.isdecimal() and int(most) < 1 << 60 else None
 
 
 def _unused_pages() -> int | None:

@@ -80,7 +80,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         ),
         API | {"kernels", "measure"},
     ),
-    "training": BASE | {"checkpoints", "documents", "ops", "tokenizer"},
+    "training": BASE | {"checkpoints", "documents", "files", "ops", "tokenizer"},
     "cli": API | {"kernels", "measure", "server", "training"},
     "__init__": API,
     "__main__": {"cli"},

@@ -110,14 +110,14 @@ _MISTRAL = """\
 {%- endfor -%}
 """
 
-#: The conversation as one text, which a model that was not trained on any goes on with.
+#: The conversation as one text, a line for each turn, which a base model goes on with.
 _PLAIN = """\
 {{- bos_token -}}
 {%- for message in messages -%}
-    {{- message.content -}}
-    {%- if not loop.last -%}
+    {%- if not loop.first and message.role != 'assistant' -%}
         {{- '\\n' -}}
     {%- endif -%}
+    {{- message.content -}}
 {%- endfor -%}
 """
 

@@ -89,17 +89,14 @@ class Chat:
     def _render(self, given: dict[str, Any], begin: bool) -> tuple[str, Guard]:
         """The text with stand-ins in what was typed, and what they stand for.
 
-        A template that looks into the messages may find stand-ins where it looks for a tag. Where
-        they make a difference, it gets whole names of control tokens with stand-ins and all else as
-        it is, if that leaves the control tokens as they were.
+        A template that looks into the messages, for a tag say, finds stand-ins. Where they make a
+        difference, only whole names of control tokens have them, and all else is as it is, if
+        that leaves the template's control tokens as they were.
         """
-        seen = json.dumps(given, ensure_ascii=False)
-        names = self.tokenizer.control_names()
+        seen, names = json.dumps(given, ensure_ascii=False), self.tokenizer.control_names()
         guard = Guard.of(names, seen + self.template)
-        strict = self._ask(guard.put(given), begin, len(seen))
-        if not any(character in seen for character in guard.back.values()):
-            return strict, guard
-        loose = self._ask(guard.only(names).put(given), begin, len(seen))
+        strict = self._ask(_guarded(guard, given), begin, len(seen))
+        loose = self._ask(_guarded(guard.only(names), given), begin, len(seen))
         if guard.restore(loose) == guard.restore(strict):
             return strict, guard
         same = self.tokenizer.controls_in(loose) == self.tokenizer.controls_in(strict)
@@ -117,3 +114,12 @@ class Chat:
 
     def _name(self, id: int) -> str:
         return self.tokenizer.token(id).text.decode(errors="replace")
+
+
+def _guarded(guard: Guard, given: dict[str, Any]) -> dict[str, Any]:
+    """What a template gets; roles are known words, and every template asks for them."""
+    roles = [message["role"] for message in given["messages"]]
+    found: dict[str, Any] = guard.put(given)
+    for message, role in zip(found["messages"], roles, strict=True):
+        message["role"] = role
+    return found

@@ -38,7 +38,7 @@ def choose(checkpoint: Checkpoint, tokenizer: Tokenizer, name: str | None) -> Ch
     Without either it is "plain". Raises `RequestError` where there is none of that name.
     """
     if name is not None:
-        return _named(checkpoint, name)
+        return _named(checkpoint, tokenizer, name)
     own = chat_templates_of(checkpoint)
     if own.get("default", "").strip():
         return Choice("default", "the checkpoint brings it", own["default"])
@@ -46,17 +46,17 @@ def choose(checkpoint: Checkpoint, tokenizer: Tokenizer, name: str | None) -> Ch
     return Choice(found, why, *FORMATS[found], trained=found != "plain")
 
 
-def _named(checkpoint: Checkpoint, name: str) -> Choice:
+def _named(checkpoint: Checkpoint, tokenizer: Tokenizer, name: str) -> Choice:
     own = chat_templates_of(checkpoint)
     asked = "it was asked for"
-    trained = bool(own) or _TALKS.search(_names(checkpoint)) is not None
+    trained = bool(own) or _kind(checkpoint, tokenizer)[0] != "plain"
     if name in FORMATS:
-        return Choice(name, asked, *FORMATS[name], trained=trained or name == "plain")
+        return Choice(name, asked, *FORMATS[name], trained=trained)
     if name in own:
         return Choice(name, asked, own[name])
     path = Path(name)
     if path.is_file():
-        return Choice(path.name, asked, read_template(path))
+        return Choice(path.name, asked, read_template(path), trained=trained)
     known = ", ".join(dict.fromkeys([*FORMATS, *own]))
     raise RequestError(f"no chat template {name!r:.100}: choose {known}, or a file of Jinja")
 

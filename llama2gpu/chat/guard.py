@@ -1,8 +1,8 @@
 """What a user types never becomes a control token.
 
-A template gets the user's texts with stand-ins for the characters that control tokens begin and end
-with, so that none is whole that has a part of the user's. In the text that it renders they mark
-what was typed.
+A template gets the user's texts with stand-ins for the characters that control tokens are spelled
+with, so that none has a character of the user's. In the text that it renders they mark what was
+typed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,10 +30,12 @@ class Guard:
 
     @classmethod
     def of(cls, names: Iterable[str], seen: str) -> "Guard":
-        """For the control tokens `names`; no character of the text `seen` stands for another."""
-        edges = {name.strip()[at] for name in names if name.strip() for at in (0, -1)}
+        """For the control tokens `names`, white space apart, which templates trim.
+
+        No character of the text `seen` stands for another.
+        """
         taken, back = set(seen), {}
-        for character in sorted(edges):
+        for character in sorted(set("".join("".join(names).split()))):
             while (stand_in := chr(_FIRST + randbelow(_COUNT))) in taken:
                 continue
             taken.add(stand_in)

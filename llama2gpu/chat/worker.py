@@ -19,11 +19,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 #: For one conversation; a usual template takes a thousandth of it.
 CPU_SECONDS = 3.0
-MEMORY = 1 << 30
+MEMORY = 1 << 29
 
 #: What Python and Jinja import only when a template needs it, while files can be opened yet.
 _WARM = (
-    "{{ '\\n' | tojson(indent=1) | pprint }}{{ strftime_now('%c %Z') }}{{ lipsum(1) }}",
+    "{{ '\\n' | tojson(indent=1) | pprint | wordwrap(9) }}",
+    "{{ strftime_now('%c %Z') }}{{ lipsum(1) }}",
     "{{ none.none }}",
     "{% if %}",
 )

@@ -3,20 +3,13 @@
 from dataclasses import dataclass
 
 from llama2gpu.measure.kernel_bench import Row
+from llama2gpu.measure.results import Named
 
 
 @dataclass(frozen=True)
-class KernelResult:
+class KernelResult(Named):
     """A row that has figures (`results.NAME`); its three quartiles stand for rounds."""
 
-    bench: str
-    model: str
-    backend: str
-    dtype: str
-    quant: str
-    depth: int
-    batch: int
-    tokens: int
     rounds: list[dict[str, float]]
     machine: dict[str, str]
 

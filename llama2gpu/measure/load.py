@@ -15,7 +15,7 @@ from llama2gpu.checkpoints.save import save_huggingface
 from llama2gpu.errors import RequestError
 from llama2gpu.measure.decode import Clock, machine
 from llama2gpu.measure.limits import synchronize
-from llama2gpu.measure.results import spread
+from llama2gpu.measure.results import Named, spread
 from llama2gpu.measure.subject import Subject, watching, weight_memory
 from llama2gpu.model import Model
 from llama2gpu.weights import dtype_name
@@ -33,7 +33,7 @@ class LoadRound:
 
 
 @dataclass(frozen=True)
-class LoadResult:
+class LoadResult(Named):
     """What was measured, on what; depth, batch and tokens are 0.
 
     cold: whether the files were dropped from the system's cache before each time.
@@ -42,14 +42,6 @@ class LoadResult:
         memory_ratio: that divided by `weight_bytes`. None where nothing tells.
     """
 
-    bench: str
-    model: str
-    backend: str
-    dtype: str
-    quant: str
-    depth: int
-    batch: int
-    tokens: int
     cold: bool
     rounds: list[LoadRound]
     file_bytes: int

@@ -3,7 +3,7 @@
 import statistics
 from dataclasses import dataclass
 
-from llama2gpu.measure.results import Row, spread
+from llama2gpu.measure.results import Named, Row, spread
 
 #: Tokens that are cached by prefilling them, in all; more are random keys and values. One step of
 #: the engine takes as many, so that no sequence decodes while another is prefilled.
@@ -67,8 +67,8 @@ class Round:
 
 
 @dataclass(frozen=True)
-class ModelResult:
-    """What was measured, on what; the fields of `results.NAME` say which it is.
+class ModelResult(Named):
+    """What was measured, on what.
 
     weight_bytes: read by each step of decoding. cache_bytes: keys and values that it reads as well.
     prompt_flops: of the matrices, a prompt token.
@@ -80,14 +80,6 @@ class ModelResult:
     peer: what the peer's rates are of, "" for none.
     """
 
-    bench: str
-    model: str
-    backend: str
-    dtype: str
-    quant: str
-    depth: int
-    batch: int
-    tokens: int
     rounds: list[Round]
     weight_bytes: int
     cache_bytes: int

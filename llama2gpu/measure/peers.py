@@ -16,6 +16,7 @@ import torch
 
 from llama2gpu.measure.kernel_timer import quartiles
 from llama2gpu.measure.llama_cpp import program_version
+from llama2gpu.measure.results import Named
 
 T = TypeVar("T")
 INSTALL = "pip install 'llama2gpu[peers]'"
@@ -95,8 +96,8 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class PeerRow:
-    """What was measured of ours or of a peer; the fields of `results.NAME` say which it is.
+class PeerRow(Named):
+    """What was measured of ours or of a peer.
 
     bench: "peers" for a whole model, else the op. backend: whose it is. depth, tokens: cached
     before, and generated; of an op the context and its tokens at once. n, k: of its matrix.
@@ -104,14 +105,6 @@ class PeerRow:
     than 1 is faster; none of ours itself.
     """
 
-    bench: str
-    model: str
-    backend: str
-    dtype: str
-    quant: str
-    depth: int
-    batch: int
-    tokens: int
     n: int | None
     k: int | None
     rounds: list[dict[str, float]]

@@ -10,7 +10,7 @@ import statistics
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,26 @@ from llama2gpu.files import one_line, read_regular
 
 FORMAT, VERSION = "llama2gpu-bench", 1
 
-#: Fields of a row that say what was measured; two rows that agree in them are of one name.
-NAME = ("bench", "model", "backend", "dtype", "quant", "depth", "batch", "tokens")
+
+@dataclass(frozen=True)
+class Named:
+    """What every row says of what was measured; two rows that agree in it are of one name.
+
+    bench: what was done. dtype, quant: of the weights. depth: tokens of a sequence that are cached
+    before. batch: sequences at once. tokens: new ones of each.
+    """
+
+    bench: str
+    model: str
+    backend: str
+    dtype: str
+    quant: str
+    depth: int
+    batch: int
+    tokens: int
+
+
+NAME = tuple(field.name for field in fields(Named))
 
 _LIMIT = 64 << 20
 Row = dict[str, Any]

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from llama2gpu import files
 from llama2gpu.errors import RequestError
 
 if sys.platform != "win32":
@@ -16,24 +17,17 @@ if sys.platform != "win32":
 
 #: What marks a folder as written by training; it records the arguments and the result.
 RECORD = "training.json"
-_PART = ".part"
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file beside `path` and renames it there.
+    """Writes a file whole or not at all.
 
     Raises `RequestError` where the system refuses, no space left included; what lay at `path`
     stays as it was.
     """
-    beside = path.with_name(path.name + _PART)
     try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        files.write_whole(path, data)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise RequestError(
             f"can't write {path}: {error.strerror or error}; make room for it, or write elsewhere"
         ) from error
@@ -132,7 +126,7 @@ def _is_ours(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     names = {path.name for path in folder.iterdir()}
-    return RECORD in names or names <= {RECORD + _PART}
+    return RECORD in names or names <= {RECORD + files.PART}
 
 
 def _check_place(out: Path) -> None:

@@ -13,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from llama2gpu.cli import bench
+from llama2gpu.cli import bench, options
 from llama2gpu.cli import main as cli
 from llama2gpu.errors import CheckpointError
 
@@ -58,6 +58,19 @@ def test_what_is_logged_is_told_once() -> None:
     result = CliRunner().invoke(program(act), ["act"])
     assert (result.stdout, result.stderr) == ("", "one line\ntwo line\nanother\n")
     assert (logger.handlers, logger.level) == ([], logging.NOTSET)
+
+
+def test_quiet_lasts_as_long_as_the_command() -> None:
+    levels = []
+
+    @click.command()
+    @options.quiet
+    def command(quiet: bool) -> None:
+        levels.append(logging.getLogger("llama2gpu").level)
+
+    for words in (["--quiet"], []):
+        assert CliRunner().invoke(command, words).exit_code == 0
+    assert levels == [logging.ERROR, logging.NOTSET]
 
 
 def test_help_lists_commands_in_order() -> None:

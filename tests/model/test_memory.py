@@ -29,17 +29,12 @@ print(before - _status("RssAnon"))
 """
 
 
-def groups(tmp_path: Path, limit: str, used: str) -> tuple[tuple[str, str], ...]:
-    for name, value in (("limit", limit), ("used", used)):
-        (tmp_path / name).write_text(value + "\n")
-    return ((str(tmp_path / "limit"), str(tmp_path / "used")),)
-
-
 @pytest.mark.parametrize(
     ("limit", "used", "wanted"),
     [
-        ("5000000", "2000000", 3_000_000),
+        ("5000000", "2000000", 3_600_000),
         ("5000000", "6000000", 0),
+        ("5000000", "100", 5_000_000),
         ("max", "2000000", None),
         ("9223372036854771712", "2000000", None),  # version 1 without a limit
         ("none", "2000000", None),
@@ -49,8 +44,13 @@ def test_a_container_has_its_own_limit(
     limit: str, used: str, wanted: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   4000000 kB\n")
+    (tmp_path / "limit").write_text(limit + "\n")
+    (tmp_path / "used").write_text(used + "\n")
+    stat = "anon 1400000\nactive_file 200000\ninactive_file 400000\n\nodd\n"
+    (tmp_path / "memory.stat").write_text(stat)
+    group = (str(tmp_path), "limit", "used", ("active_file", "inactive_file"))
     monkeypatch.setattr(memory, "_MEMORY", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "_GROUPS", groups(tmp_path, limit, used))
+    monkeypatch.setattr(memory, "_GROUPS", (group,))
     assert memory.free_memory(CPU) == (4_096_000_000 if wanted is None else wanted)
 
 
