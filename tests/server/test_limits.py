@@ -68,13 +68,14 @@ def test_body_that_is_too_large(server: "Server", told: bool) -> None:
 
 
 def test_endless_body(server: "Server") -> None:
+    sent = 0
+
     def parts() -> Iterator[bytes]:
         nonlocal sent
         for _ in range(1 << 12):
             sent += 1 << 16
             yield bytes(1 << 16)
 
-    sent = 0
     with contextlib.suppress(httpx.WriteError):  # it closes without reading the rest
         answer = httpx.post(f"{server.url}/v1/completions", content=parts())
         assert answer.status_code == 413
