@@ -136,6 +136,8 @@ def command(
     """
     if pods is not None and max_batch is not None:
         raise click.UsageError("--pods and --max-batch exclude each other: they are the same.")
+    if rest["api_key"] == "":
+        raise click.UsageError("--api-key is empty: give a key, or leave it out.")
     missing = [package for package in NEEDED if find_spec(package) is None]
     if missing:
         lacks = " and ".join(missing)

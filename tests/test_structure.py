@@ -88,7 +88,19 @@ MAY_IMPORT: dict[str, set[str]] = {
 #: The parts that may import Triton or CuPy.
 DEVICE_CODE = ("kernels", "backends.triton", "backends.cupy")
 
-HEAVY = {"gguf", "huggingface_hub", "numpy", "rich", "safetensors", "tokenizers", "torch", "triton"}
+HEAVY = {
+    "fastapi",
+    "pydantic",
+    "uvicorn",
+    "gguf",
+    "huggingface_hub",
+    "numpy",
+    "rich",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "triton",
+}
 CLOCKS = {
     "monotonic",
     "monotonic_ns",

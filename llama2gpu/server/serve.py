@@ -1,9 +1,11 @@
 """A server from its start to its end."""
 
 import asyncio
+import logging
 import signal
 import socket
 from contextlib import ExitStack
+from ipaddress import ip_address
 
 import uvicorn
 from fastapi import FastAPI
@@ -66,6 +68,8 @@ def serve(llama: Llama, settings: Settings, store: JobStore, found: socket.socke
     service = Service(llama, settings)
     server = Server(build_app(service, store), service)
     host, port = found.getsockname()[:2]
+    if settings.api_key is None and not ip_address(host).is_loopback:
+        log("whoever reaches this address may call: set a key", logging.WARNING)
     log("listening", host=host, port=port, model=settings.name, context=service.context)
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises it again once it has ended
         signal.signal(number, server.handle_exit)

@@ -21,7 +21,13 @@ def test_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "args",
-    [["--port", "0"], ["--port", "70000"], ["--pods", "2", "--max-batch", "2"], ["--timeout", "0"]],
+    [
+        ["--port", "0"],
+        ["--port", "70000"],
+        ["--pods", "2", "--max-batch", "2"],
+        ["--timeout", "0"],
+        ["--api-key", ""],
+    ],
 )
 def test_wrong_usage(args: list[str]) -> None:
     assert CliRunner().invoke(cli.program, ["serve", *args]).exit_code == 2

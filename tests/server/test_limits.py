@@ -104,11 +104,13 @@ def test_vanished_client_frees_its_pages(slow: "Server", streams: bool) -> None:
             assert next(lines).startswith("data: ")
             assert slow.metric("sequences_running") == 4
             assert slow.metric("sequences_waiting") == 2
+            assert slow.metric("pages_used") > 0
     else:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{slow.url}/v1/completions", json=LONG | {"n": 6}, timeout=0.5)
     slow.wait_for(label, before + 6)
     slow.wait_for("sequences_running", 0)
+    assert slow.metric("pages_used") == 0
     assert slow.metric("sequences_waiting") == 0
     assert slow.metric("generated_tokens_total") - made < 6 * 370
 
