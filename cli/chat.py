@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 @options.model
 @options.tokenizer
 @click.option("--system", metavar="TEXT", help="System prompt: what the model is to be.")
-@click.option(
-    "--chat-template",
-    metavar="NAME|FILE",
-    help="llama2, llama3, vicuna, alpaca, mistral, plain (the bare text), one of the checkpoint's "
-    "own by name, or a file of Jinja.  [default: the checkpoint's own, or that of its kind]",
-)
+@options.chat_template
 @options.backend
 @options.op
 @options.device

@@ -20,6 +20,7 @@ NAME = "llama2gpu"
 COMMANDS = {
     "run": ("llama2gpu.cli.run", "Generate text from PROMPT."),
     "chat": ("llama2gpu.cli.chat", "Talk with a model."),
+    "serve": ("llama2gpu.cli.serve", "Serve a model over HTTP, by OpenAI's API."),
     "doctor": ("llama2gpu.cli.doctor", "Say what can run on this machine, and what can't and why."),
     "kernels": (
         "llama2gpu.cli.kernels",

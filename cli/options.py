@@ -104,6 +104,12 @@ prefill = click.option(
     show_default=True,
     help="Take the prompt at once, or one token at a time.",
 )
+chat_template = click.option(
+    "--chat-template",
+    metavar="NAME|FILE",
+    help="llama2, llama3, vicuna, alpaca, mistral, plain (the bare text), one of the checkpoint's "
+    "own by name, or a file of Jinja.  [default: the checkpoint's own, or that of its kind]",
+)
 threads = click.option(
     "--threads", type=click.IntRange(1, 1024), help="CPU threads to compute with."
 )

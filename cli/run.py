@@ -103,8 +103,8 @@ def command(
         click.get_current_context().exit(130)
 
 
-def load_model(rest: dict[str, Any], quiet: bool) -> "Llama":
-    """The model that the options of `run` name."""
+def load_model(rest: dict[str, Any], quiet: bool, **more: Any) -> "Llama":
+    """The model that the options of `run` name; more: other keywords of `api.load`."""
     from llama2gpu.cli.progress import loading, uninterrupted
 
     with uninterrupted():  # half an import is worse than none
@@ -133,6 +133,7 @@ def load_model(rest: dict[str, Any], quiet: bool) -> "Llama":
             kv_dtype=rest["kv_dtype"],
             prefill=rest["prefill"],
             progress=progress,
+            **more,
         )
 
 

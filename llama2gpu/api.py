@@ -92,6 +92,15 @@ class Generation(Iterator[str]):
             self._llama.engine.cancel(self.sequence, "stop")
             self.sequence.reason = "stop"  # also where its last token completed the string
 
+    def released(self) -> str:
+        """The text that has come since the last time, for who steps the engine on his own."""
+        with self._llama.lock:
+            if self.sequence.reason is not None:
+                self._close()
+            text = "".join(self._pieces)
+            self._pieces.clear()
+        return text
+
     def cancel(self) -> None:
         """Ends the answer here and frees its memory."""
         with self._llama.lock:
@@ -239,6 +248,7 @@ def load(
     kv_cache: bool = True,
     kv_dtype: str = "auto",
     prefill: str = "parallel",
+    max_sequences: int = 256,
     progress: Progress = lambda done, total: None,
 ) -> Llama:
     """Loads a checkpoint of any format, its tokenizer and a backend.
@@ -254,6 +264,7 @@ def load(
     calibration: a text file for gptq and awq.
     kv_dtype: of cached keys and values; "auto" as the activations, "int8" about half of 16 bits.
     kv_cache=False recomputes every step; prefill="sequential" takes prompts a token at a time.
+    max_sequences: how many run at once; the rest wait in order.
     Raises a `Llama2GPUError` that says what is wrong and what mends it.
     """
     began = time.perf_counter()
@@ -285,6 +296,7 @@ def load(
         net,
         chunk=1 if prefill == "sequential" else CHUNK,
         recompute=not kv_cache,
+        max_sequences=max_sequences,
         kv_dtype=KV_DTYPES[kv_dtype],
     )
     llama = Llama(checkpoint, words, engine)

@@ -66,7 +66,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "chat": {"checkpoints", "errors", "files", "open_quantizer", "tokenizer"},
     "build": BASE | STEP | {"backends.base", "checkpoints"},
     "api": API,
-    **dict.fromkeys(("measure", "server"), API),
+    "measure": API,
+    "server": API | {"files"},
     "measure.results": {"errors", "files"},
     "measure.compare": {"errors", "files", "measure"},
     "measure.choose": API | {"files", "measure"},
@@ -90,7 +91,19 @@ MAY_IMPORT: dict[str, set[str]] = {
 #: The parts that may import Triton or CuPy.
 DEVICE_CODE = ("kernels", "backends.triton", "backends.cupy")
 
-HEAVY = {"gguf", "huggingface_hub", "numpy", "rich", "safetensors", "tokenizers", "torch", "triton"}
+HEAVY = {
+    "fastapi",
+    "pydantic",
+    "uvicorn",
+    "gguf",
+    "huggingface_hub",
+    "numpy",
+    "rich",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "triton",
+}
 CLOCKS = {
     "monotonic",
     "monotonic_ns",

@@ -1,0 +1,1 @@
+"""HTTP: OpenAI's API, llama.go's jobs and Prometheus' metrics over one engine."""

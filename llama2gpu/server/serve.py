@@ -1,0 +1,77 @@
+"""A server from its start to its end."""
+
+import asyncio
+import logging
+import signal
+import socket
+from contextlib import ExitStack
+from ipaddress import ip_address
+
+import uvicorn
+from fastapi import FastAPI
+
+from llama2gpu.api import Llama
+from llama2gpu.errors import Llama2GPUError
+from llama2gpu.server.app import build_app
+from llama2gpu.server.job_store import JobStore
+from llama2gpu.server.logs import log
+from llama2gpu.server.service import Service
+from llama2gpu.server.settings import Settings
+from llama2gpu.server.stream import REST_SECONDS
+
+
+class AddressError(Llama2GPUError):
+    """The address can't be listened at."""
+
+
+class Server(uvicorn.Server):
+    """Listens; at SIGTERM or SIGINT it takes nothing new and lets what runs finish in time."""
+
+    def __init__(self, app: FastAPI, service: Service) -> None:
+        self.service = service
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            ws="none",
+            lifespan="on",
+            server_header=False,
+            timeout_graceful_shutdown=round(service.settings.grace + REST_SECONDS),
+        )
+        super().__init__(config)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """The end: streams finish, or get an event that says why they don't."""
+        log("stopping", running=self.service.worker.load)
+        self.service.drain(asyncio.get_running_loop())
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at the address. Raises `AddressError`."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with ExitStack() as undo:
+            found = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(address)
+            undo.pop_all()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        message = f"{host} port {port}: {reason}: give another --host or --port"
+        raise AddressError(message) from error
+    return found
+
+
+def serve(llama: Llama, settings: Settings, store: JobStore, found: socket.socket) -> None:
+    """Serves a model at a socket until a signal ends it."""
+    service = Service(llama, settings)
+    server = Server(build_app(service, store), service)
+    host, port = found.getsockname()[:2]
+    if settings.api_key is None and not ip_address(host).is_loopback:
+        log("whoever reaches this address may call: set a key", logging.WARNING)
+    log("listening", host=host, port=port, model=settings.name, context=service.context)
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises it again once it has ended
+        signal.signal(number, server.handle_exit)
+    server.run([found])
+    log("stopped")
