@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.cors import CORSMiddleware
 
-from llama2gpu.server import errors, jobs, openai_routes
+from llama2gpu.server import errors, jobs, openai_routes, page
 from llama2gpu.server.errors import answer
 from llama2gpu.server.job_store import JobStore
 from llama2gpu.server.limits import Gate
@@ -43,6 +43,7 @@ def build_app(service: Service, store: JobStore) -> FastAPI:
     for router in (openai_routes.routes(service), jobs.routes(work)):
         app.include_router(router, responses=_REFUSALS)
     _plain_routes(app, service)
+    app.include_router(page.routes())
     app.add_middleware(Gate, settings=service.settings, metrics=service.metrics)
     if service.settings.cors:
         app.add_middleware(
@@ -55,11 +56,6 @@ def build_app(service: Service, store: JobStore) -> FastAPI:
 
 
 def _plain_routes(app: FastAPI, service: Service) -> None:
-    @app.get("/")
-    async def root() -> Response:
-        """What this is."""
-        return answer({"name": "llama2gpu", "model": service.settings.name, "api": "/openapi.json"})
-
     @app.get("/health", responses={503: {"description": "The engine has failed."}})
     async def health() -> Response:
         """Whether the engine works."""

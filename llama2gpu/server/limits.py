@@ -10,6 +10,7 @@ from typing import Any
 from llama2gpu.server.errors import APIError
 from llama2gpu.server.logs import log
 from llama2gpu.server.metrics import Metrics
+from llama2gpu.server.page import PATHS
 from llama2gpu.server.settings import Settings
 
 Scope = MutableMapping[str, Any]
@@ -18,8 +19,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-#: What may be asked without a key, so that a watchman needs none.
-OPEN = ("/health", "/ready")
+#: What may be asked without a key: a watchman needs none, and the page asks its reader for one.
+OPEN = ("/health", "/ready", *PATHS)
 #: Bytes beyond the limit that are read and dropped: who is cut off while he sends hears nothing.
 LISTENED = 32 << 20
 #: Seconds that a client may take to send a body.
