@@ -1,5 +1,6 @@
 """The web page: a few files of this folder's `page`, and what a browser may do with them."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from fastapi import APIRouter
@@ -35,7 +36,7 @@ def routes() -> APIRouter:
     return router
 
 
-def _reader(path: Path) -> object:
+def _reader(path: Path) -> Callable[[], Awaitable[Response]]:
     data, headers = path.read_bytes(), HEADERS | {"Content-Type": TYPES[path.suffix]}
 
     async def read() -> Response:

@@ -67,7 +67,7 @@ def settings(page: Any, **values: str) -> None:
 def answering(page: Any, *pieces: str) -> list[Any]:
     """Answers of our own instead of the server's; what was asked is returned."""
     asked: list[Any] = []
-    events = [{"choices": [{"delta": {"content": piece}}]} for piece in pieces]
+    events: list[Any] = [{"choices": [{"delta": {"content": piece}}]} for piece in pieces]
     events += [{"choices": [{"delta": {}, "finish_reason": "stop"}]}]
     events += [{"choices": [], "usage": {"completion_tokens": len(pieces)}}]
     body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
