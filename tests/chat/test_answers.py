@@ -61,3 +61,14 @@ def test_another_template(llama: Llama) -> None:
     assert text.endswith("USER: a ASSISTANT: b</s>USER: c ASSISTANT:")
     with pytest.raises(RequestError, match="no messages"):
         llama.answer([])
+
+
+def test_a_turn_takes_its_own_tokens_alone() -> None:
+    llama = llama2gpu.load("stories", device="cpu", dtype="fp32")
+    talk, before = [], 0
+    for text in ("Once upon a time", "The end. One day", "Then she"):
+        talk.append(user(text))
+        answer = llama.answer(talk, temperature=0, max_tokens=40).finish()
+        talk.append(assistant(answer.text))
+        new, before = llama.stats.prefill_tokens - before, llama.stats.prefill_tokens
+        assert new == answer.prompt_tokens if len(talk) == 2 else new < 20
