@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llama2gpu.cli import options, quant_options
+from llama2gpu.cli import load_options, options
 from llama2gpu.cli.chat_input import Input
 from llama2gpu.cli.chat_talk import Talk
 from llama2gpu.cli.main import one_line
@@ -17,24 +17,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@options.model
-@options.tokenizer
+@load_options.loading
 @click.option("--system", metavar="TEXT", help="System prompt: what the model is to be.")
 @options.chat_template
-@options.backend
-@options.op
-@options.device
-@options.dtype("Type of the weights")
-@quant_options.quantization(default="none")
 @options.sampling
-@options.context
-@options.rope_theta
-@options.rope_scaling
-@options.norm_eps
-@options.threads
-@options.kv_dtype("; int8 takes about half of the memory of 16 bits")
-@options.no_kv_cache
-@options.prefill
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each answer.")
 @options.quiet
 def command(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llama2gpu.cli import bench_options, options, quant_options
+from llama2gpu.cli import bench_options, load_options, options, quant_options
 from llama2gpu.cli.explain import lines, report
 
 if TYPE_CHECKING:
@@ -18,22 +18,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("prompt", required=False, callback=options.read_text)
-@options.model
-@options.tokenizer
-@options.backend
-@options.op
-@options.device
-@options.dtype("Type of the weights")
-@quant_options.quantization(default="none")
+@load_options.loading
 @options.sampling
-@options.context
-@options.rope_theta
-@options.rope_scaling
-@options.norm_eps
-@options.threads
-@options.kv_dtype("; int8 takes about half of the memory of 16 bits")
-@options.no_kv_cache
-@options.prefill
 @click.option("--prompt-file", type=click.Path(path_type=Path), help="Read the prompt from a file.")
 @click.option("--show-prompt", is_flag=True, help="Print the exact prompt and its ids on stderr.")
 @click.option("--explain", is_flag=True, help="Say on stderr what serves each op, and why.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from llama2gpu.cli import options, quant_options
+from llama2gpu.cli import load_options, options
 from llama2gpu.cli.run import load_model
 from llama2gpu.errors import Llama2GPUError
 
@@ -21,21 +21,7 @@ class MissingExtraError(Llama2GPUError):
 
 
 @click.command()
-@options.model
-@options.tokenizer
-@options.backend
-@options.op
-@options.device
-@options.dtype("Type of the weights")
-@quant_options.quantization(default="none")
-@options.context
-@options.rope_theta
-@options.rope_scaling
-@options.norm_eps
-@options.threads
-@options.kv_dtype("; int8 takes about half of the memory of 16 bits")
-@options.no_kv_cache
-@options.prefill
+@load_options.loading
 @options.chat_template
 @click.option(
     "--host",
