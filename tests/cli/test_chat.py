@@ -83,8 +83,14 @@ def test_run_warns_of_a_chat_model(talker: Path) -> None:
     assert told in run("-m", talker).stderr
     assert "chat template" not in run().stderr
     assert run("-m", talker, "--quiet").stderr == ""
-    (talker / "tokenizer_config.json").write_text("{")
+    (talker / "tokenizer_config.json").write_text('{"chat_template": 5}')
     assert run("-m", talker).exit_code == 0
+    (talker / "tokenizer_config.json").write_text(
+        "{"
+    )  # it also says whether a text begins with BOS
+    damaged = run("-m", talker)
+    assert (damaged.exit_code, damaged.stdout) == (1, "")
+    assert "tokenizer_config.json" in damaged.stderr.splitlines()[-1]
 
 
 def test_json_lines() -> None:
