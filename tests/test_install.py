@@ -61,7 +61,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> Non
     kernels = PACKAGE / "kernels"
     expected = [*SOURCES, PACKAGE / "py.typed", kernels / "README.md"]
     expected += [path for end in ("c", "cu", "cuh", "h") for path in kernels.glob(f"*.{end}")]
-    expected += PACKAGE.glob("models/*/*")
+    expected += [*PACKAGE.glob("models/*/*"), *PACKAGE.glob("server/page/*")]
     names = {Path(name) for name in wheel.namelist()}
     found = {name for name in names if not name.parts[0].endswith(".dist-info")}
     assert found == {path.relative_to(ROOT) for path in expected}
