@@ -38,23 +38,23 @@ step() {
 
 rm -f "$out"/gpu-*.json  # of a run before, whose figures would stand in the tables
 : >"$out/steps.tsv"
-step doctor 40 llama2gpu doctor --json
-step tests 200 pytest -q "${tests[@]}"
+step doctor 30 llama2gpu doctor --json
+step tests 160 pytest -q "${tests[@]}"
 mv -f "$out/tests.json" "$out/tests.txt" 2>/dev/null
 if [[ " ${backends[*]} " == *" triton "* ]]; then
     step tune 60 llama2gpu kernels tune --quick --shape "$shape" --weight int4 --tokens 1 --json
 fi
 names=$(IFS=,; echo "${backends[*]}")
-step gpu-kernels 90 llama2gpu bench kernels --shape "$shape" --backend "$names" --tokens 1,16 \
+step gpu-kernels 80 llama2gpu bench kernels --shape "$shape" --backend "$names" --tokens 1,16 \
     --op qkv,attention,project_add,gate_up,logits,rms_norm,silu_mul --json
 decode=(llama2gpu bench decode --shape "$shape" --depth 128 --tokens 64 --repeats 3)
 for backend in "${backends[@]}"; do
     quants=(--quant int4)
     [[ $backend == "${backends[0]}" ]] && quants=(--quant none --quant int8 --quant int4)
-    step "decode-$backend" 60 "${decode[@]}" --backend "$backend" "${quants[@]}" \
+    step "decode-$backend" 50 "${decode[@]}" --backend "$backend" "${quants[@]}" \
         --output "$out/gpu-decode-$backend.json"
     rm -f "$out/decode-$backend.json"
 done
-step gpu-peers 90 bench.peers --shape "$shape" --backend "${backends[0]}" --quant int4 --json
+step gpu-peers 80 bench.peers --shape "$shape" --backend "${backends[0]}" --quant int4 --json
 echo
 "$python" -m bench.report --show "$out"

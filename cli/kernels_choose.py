@@ -77,9 +77,9 @@ def choose_command(
 
         click.echo("forgotten" if kept(partial(forget_all, place)) else "nothing was remembered")
         return
-    from llama2gpu.backends.chosen import check_memory
+    from llama2gpu.backends.chosen import check_kept
 
-    kept(partial(check_memory, place))
+    kept(partial(check_kept, place))
     found = candidates(place, backends)
     runs = running(found, backends, quiet)
     case = Case("decode", DEPTH, 1, tokens)

@@ -6,7 +6,6 @@ and a damaged one is not used: whatever is read was checked.
 
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import triton
 
 from llama2gpu.kernels.arch import Arch
 from llama2gpu.kernels.tiling import UNTUNED, Tile, Use, misfit
-from llama2gpu.kernels.user_cache import cache_folder, write_whole
+from llama2gpu.kernels.user_cache import cache_folder, warn_once, write_whole
 
 FORMAT = 1
 #: Bytes that a file may have.
@@ -70,7 +69,7 @@ def load_tuned(device: str, arch: Arch) -> Tuned:
     except RuntimeError:
         return Tuned()
     except (DamagedError, OSError) as error:
-        _warn(
+        warn_once(
             f"llama2gpu: {path} can't be used ({error}): delete it, or run `llama2gpu kernels tune`"
             " again; until then the shipped tiles serve"
         )
@@ -157,8 +156,3 @@ def _whole(raw: dict[str, Any], name: str) -> int:
     if type(value) is not int or not 0 < value < 1 << 31:
         raise DamagedError(f"{name} of an entry is no whole number above 0")
     return value
-
-
-@cache
-def _warn(line: str) -> None:
-    logging.getLogger("llama2gpu").warning(line)

@@ -1,7 +1,9 @@
 """The folder in the user's cache where what was compiled and measured here is kept."""
 
+import logging
 import os
 import tempfile
+from functools import cache
 from pathlib import Path
 
 
@@ -36,7 +38,10 @@ def check_writable(folder: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file, whole or not at all, and the folder that it lies in."""
+    """Writes a file, whole or not at all, and the folder that it lies in.
+
+    Several processes may do so at once: each has a name of its own beside it meanwhile.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
         try:
@@ -47,3 +52,9 @@ def write_whole(path: Path, data: bytes) -> None:
         except BaseException:
             Path(file.name).unlink(missing_ok=True)
             raise
+
+
+@cache
+def warn_once(line: str) -> None:
+    """Logs a line about a file there, however often it is looked at."""
+    logging.getLogger("llama2gpu").warning(line)

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -103,3 +104,11 @@ def test_results_of_a_run_before_are_gone(tmp_path: Path) -> None:
     old.write_text("{}")
     run(tmp_path, BACKENDS="torch", SHAPE="stories260k")
     assert not old.exists()
+
+
+def test_all_steps_together_end_within_ten_minutes() -> None:
+    found = re.findall(r'^ *step "?([\w$-]+)"? (\d+) ', SCRIPT.read_text(), re.MULTILINE)
+    assert [name for name, _ in found] == [
+        "doctor", "tests", "tune", "gpu-kernels", "decode-$backend", "gpu-peers",
+    ]  # fmt: skip
+    assert sum(int(limit) * (3 if "$" in name else 1) for name, limit in found) < 600

@@ -6,7 +6,6 @@ rates alone, in tokens/s; the order in which "auto" tries the backends is derive
 
 import hashlib
 import json
-import logging
 import os
 import re
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from llama2gpu.kernels.user_cache import cache_folder, check_writable, write_whole
+from llama2gpu.kernels.user_cache import cache_folder, check_writable, warn_once, write_whole
 
 #: An environment variable that leaves all that was measured out of account.
 NO_CHOSEN = "LLAMA2GPU_NO_CHOSEN"
@@ -67,14 +66,14 @@ def _known(device: torch.device) -> dict[str, Measured]:
     except RuntimeError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        _warn(
+        warn_once(
             f"llama2gpu: {path} can't be used ({error}): delete it, or run `llama2gpu kernels "
             "choose` again; until then auto goes by its rule"
         )
         return {}
 
 
-def check_memory(device: torch.device) -> None:
+def check_kept(device: torch.device) -> None:
     """Raises what `remember` would where nothing can be kept, before there is anything to keep."""
     check_writable(chosen_path(device).parent)
 
@@ -151,8 +150,3 @@ def _measured(raw: Any) -> Measured:
     if not all(text.isprintable() for text in (model, *rates)):
         raise ValueError("it has a name that can't be printed")
     return Measured(rates, model, date)
-
-
-@cache
-def _warn(line: str) -> None:
-    logging.getLogger("llama2gpu").warning(line)

@@ -14,6 +14,7 @@ from llama2gpu.backends.chosen import Measured, chosen_path, forget, recall, rem
 from llama2gpu.build import weight_kind
 from llama2gpu.checkpoints import RandomCheckpoint
 from llama2gpu.config import Config
+from llama2gpu.kernels import user_cache
 from llama2gpu.quant.spec import parse_spec
 
 CPU = torch.device("cpu")
@@ -25,7 +26,7 @@ NUMPY_WINS = {"int4": Measured({"torch": 5.0, "numpy": 7.5}, "llama-1.1b", "2026
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(chosen.NO_CHOSEN)
-    chosen._warn.cache_clear()
+    user_cache.warn_once.cache_clear()
 
 
 def test_kept_and_forgotten() -> None:

@@ -15,6 +15,7 @@ from llama2gpu.backends.triton import NO_TUNED, TritonBackend
 from llama2gpu.config import Config
 from llama2gpu.errors import BackendError
 from llama2gpu.kernels import tuned as files
+from llama2gpu.kernels import user_cache
 from llama2gpu.kernels.arch import ARCHS
 from llama2gpu.kernels.launch import INTERPRETED, Launch, recording
 from llama2gpu.kernels.tiling import Tile, Use, shipped_tile
@@ -212,7 +213,7 @@ def test_an_interrupted_write_leaves_the_file(
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of a card, which is not there yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    files._warn.cache_clear()
+    user_cache.warn_once.cache_clear()
     return tuned_path("NVIDIA H200 (141 GB)")
 
 
