@@ -2,92 +2,149 @@
 
 import asyncio
 import json
-import os
 import random
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
-from bench.serve_client import KEY, Outcome, crowd
+from bench.serve_client import Asked, Outcome, Prompts, ask, crowd, one_beside
+from bench.serve_process import Process
+from llama2gpu.backends import resolve_device
+from llama2gpu.cli import bench_options
 from llama2gpu.measure.decode import machine
 
-ROOT = Path(__file__).resolve().parents[1]
+WORDS = ("dog", "cat", "bird", "tree", "friend", "went", "saw", "said", "Tim", "Sue", "park")
+NUMBERS = [str(n) for n in range(300, 1000)]
+SCALE = (1, 4, 16, 64)
+#: Requests that share a beginning, and tokens of it where the context holds so many.
+SHARING, SHARED = 8, 400
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--seconds", default=60.0, show_default=True, help="Of the mixed load.")
+@click.option(
+    "--shape",
+    type=click.Choice(bench_options.SHAPES),
+    help="Random weights of this shape instead of the shipped model.",
+)
+@click.option("--quant", default="none", show_default=True, help="Of those weights.")
+@click.option("--dtype", help="Of the weights.  [default: fp32; of a shape auto]")
+@click.option("--backend", default="auto", show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--seconds", default=60.0, show_default=True, help="Of the mixed load; 0: none.")
 @click.option("--streams", default=64, show_default=True, help="Clients of the mixed load.")
-@click.option("--scale-seconds", default=8.0, show_default=True, help="Of 1, 4, 16 and 64 streams.")
-@click.option("--tokens", default=128, show_default=True, help="Of an answer.")
-@click.option("--port", default=8499, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.argument("options", nargs=-1)
+@click.option("--tokens", default=128, show_default=True, help="Of the longest answers.")
+@click.option("--scale-seconds", default=8.0, show_default=True, help="Of each number of streams.")
+@click.option("--repeats", default=5, show_default=True, help="Of each measurement.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path))
 def main(
-    seconds: float,
-    streams: int,
-    scale_seconds: float,
-    tokens: int,
-    port: int,
-    as_json: bool,
-    options: tuple[str, ...],
-) -> None:
-    """Load a server of the shipped model; OPTIONS, after --, are those of `llama2gpu serve`.
+    shape: str | None, quant: str, dtype: str | None, backend: str, device: str, seconds: float,
+    streams: int, tokens: int, scale_seconds: float, repeats: int, output: Path | None,
+) -> None:  # fmt: skip
+    """Load a server and write what it did as one JSON object.
 
-    First 1, 4, 16 and 64 readers for the rates; then, all at once, readers, slow readers, clients
-    that leave, malformed bodies, 10 MB bodies, wrong keys and prompts that are too long. Exits with
-    1 where an answer had a wrong status, pages are held afterwards, or the server is not healthy.
+    First 1, 4, 16 and 64 readers for the rates, a long prompt that arrives beside 16 readers, and
+    prompts that begin alike; then, all at once, readers, slow readers, clients that leave,
+    malformed bodies, 10 MB bodies, wrong keys and prompts that are too long. In float32 every
+    greedy answer must be the text that it is alone. Exits with 1 where an answer had a wrong
+    status or text, pages are held afterwards, or the server is not healthy.
     """
     random.seed(7)
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "llama2gpu", "serve", "--port", str(port), "-q"]
-        command += ["--jobs", f"{folder}/jobs.sqlite", "--max-batch", "64", *options]
-        server = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"LLAMA2GPU_API_KEY": KEY})
-        try:
-            _wait(server, port)
-            result = _measure(server.pid, port, seconds, streams, scale_seconds, tokens)
-        finally:
-            server.terminate()
-            result_status = server.wait(timeout=60)
-    result["exit_status"] = result_status
-    click.echo(json.dumps(result, indent=None if as_json else 1))
-    failed = result["mixed"]["wrong"] or result["pages_used_after"] or not result["healthy_after"]
-    sys.exit(bool(failed or result_status))
+    dtype = dtype or ("fp32" if shape is None else "auto")
+    options = ["--dtype", dtype, "--backend", backend, "--device", device]
+    options += ["--quant", quant] if shape is None else ["--shape", shape, "--quant", quant]
+    with tempfile.TemporaryDirectory() as folder, Process(Path(folder), options, shape) as server:
+        prompts = Prompts(WORDS if shape is None else NUMBERS, min(server.context // 2, 1000))
+        result: dict[str, Any] = {"model": shape or "stories", "dtype": dtype, "quant": quant}
+        result |= {"context": server.context, "machine": machine(resolve_device(device))}
+        result["scale"] = _scale(server, prompts, tokens, scale_seconds, repeats)
+        result["long_prompt"] = _long_prompt(server, prompts, repeats)
+        result["shared_prompt"] = _shared(server, prompts)
+        if seconds:
+            asked = prompts.assortment(tokens)
+            result["mixed"] = _mixed(server, asked, streams, seconds)
+        result["exit_status"] = server.stop()
+    text = json.dumps(result, indent=1)
+    if output is not None:
+        output.write_text(text + "\n")
+    click.echo(text)
+    mixed = result.get("mixed", {})
+    different = mixed.get("different_texts", 0) if dtype == "fp32" else 0
+    failed = different or mixed.get("wrong") or mixed.get("pages_used_after")
+    sys.exit(bool(failed or result["exit_status"]))
 
 
-def _measure(
-    pid: int, port: int, seconds: float, streams: int, scale_seconds: float, tokens: int
-) -> dict[str, Any]:
-    asyncio.run(crowd(port, 4, 1.0, tokens, mixed=False))  # warm
-    scale = []
-    for count in (1, 4, 16, 64):
-        outcomes, took = asyncio.run(crowd(port, count, scale_seconds, tokens, mixed=False))
-        scale.append({"streams": count, **_figures(outcomes, took)})
-    before = _memory(pid)
-    outcomes, took = asyncio.run(crowd(port, streams, seconds, tokens, mixed=True))
-    mixed = {"seconds": took, **_figures([o for o in outcomes if o.kind == "reader"], took)}
+def _scale(
+    server: Process, prompts: Prompts, tokens: int, seconds: float, repeats: int
+) -> list[dict[str, Any]]:
+    """Rates of 1, 4, 16 and 64 streams, which take turns; those of the median round."""
+    asked = [Asked(prompts.one(4), tokens) for _ in range(64)]
+    asyncio.run(crowd(server.port, 4, 1.0, asked, mixed=False))  # warm
+    rounds: dict[int, list[dict[str, Any]]] = {count: [] for count in SCALE}
+    for _ in range(repeats):
+        for count in SCALE:
+            outcomes, took = asyncio.run(crowd(server.port, count, seconds, asked, mixed=False))
+            rounds[count].append({"streams": count, **_figures(outcomes, took)})
+    found = []
+    for count in SCALE:
+        ranked = sorted(rounds[count], key=lambda round: round["tokens_per_second"])
+        rates = [round["tokens_per_second"] for round in rounds[count]]
+        found.append({**ranked[len(ranked) // 2], "rounds": rates})
+    return found
+
+
+def _long_prompt(server: Process, prompts: Prompts, repeats: int) -> dict[str, Any]:
+    """What a prompt of three quarters of the context does to 16 streams beside it."""
+    size = server.context * 3 // 4
+    room = server.context - 32
+    times, waits = [], []
+    for _ in range(repeats):
+        first, long = Asked(prompts.one(4), room), Asked(prompts.one(size), 1)
+        ratio, outcome = asyncio.run(one_beside(server.port, 16, first, long))
+        times.append(round(ratio, 2))
+        waits.append(round(outcome.events[0] - outcome.began, 3))
+    return {"prompt_words": size, "streams": 16, "time_per_token": times, "first_token_s": waits}
+
+
+def _shared(server: Process, prompts: Prompts) -> dict[str, Any]:
+    """How many tokens are computed of prompts that begin alike."""
+    size = min(SHARED, server.context // 2)
+    beginning = Prompts(prompts.vocabulary, 2 * size, seed=11)
+    asked = [Asked(beginning.one(4, shared=True), 4) for _ in range(SHARING)]
+    before = server.metric("prompt_tokens_total"), server.metric("prompt_tokens_reused")
+
+    async def all_at_once() -> None:
+        outcomes = await asyncio.gather(*(ask(server.port, "reader", one) for one in asked))
+        if not all(outcome.done for outcome in outcomes):
+            raise click.ClickException("a prompt of those that begin alike was refused")
+
+    asyncio.run(all_at_once())
+    sent = server.metric("prompt_tokens_total") - before[0]
+    reused = server.metric("prompt_tokens_reused") - before[1]
+    found = {"requests": SHARING, "tokens_sent": sent, "tokens_computed": sent - reused}
+    return {"words_alike": size, **found}
+
+
+def _mixed(server: Process, asked: list[Asked], streams: int, seconds: float) -> dict[str, Any]:
+    """All kinds of clients at once, each text held against what its request gives alone."""
+    alone = {one: asyncio.run(ask(server.port, "reader", one)).text for one in asked}
+    with server.watched_memory(max(seconds / 20, 1.0)) as memory:
+        outcomes, took = asyncio.run(crowd(server.port, streams, seconds, asked, mixed=True))
     seen = Counter(f"{o.kind}: {o.status or 'closed'}" for o in outcomes)
-    mixed |= {"seen": dict(sorted(seen.items())), "wrong": sum(not o.right for o in outcomes)}
-    time.sleep(1)
     return {
-        "machine": machine(torch.device("cpu")),
-        "scale": scale,
-        "mixed": mixed,
-        "memory_bytes_before": before,
-        "memory_bytes_after": _memory(pid),
-        "pages_used_after": _metric(port, "pages_used"),
-        "pages_after": _metric(port, "pages"),
-        "sequences_after": _metric(port, "sequences_running") + _metric(port, "sequences_waiting"),
-        "healthy_after": _get(port, "/health") is not None,
+        "seconds": round(took, 1),
+        "streams": streams,
+        **_figures([o for o in outcomes if o.kind == "reader"], took),
+        "seen": dict(sorted(seen.items())),
+        "wrong": sum(not o.right for o in outcomes),
+        "texts_compared": sum(o.status == 200 for o in outcomes),
+        "different_texts": sum(o.differs(alone[o.asked]) for o in outcomes),
+        "memory_mb": [round(bytes / 1e6, 1) for bytes in memory],
+        **server.rest(),
     }
 
 
@@ -109,36 +166,6 @@ def _quantiles(values: list[float]) -> dict[str, float | None]:
         f"p{p}": round(ranked[min(len(ranked) * p // 100, len(ranked) - 1)], 2) if ranked else None
         for p in (50, 99)
     }
-
-
-def _get(port: int, path: str) -> str | None:
-    asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}")
-    asked.add_header("Authorization", f"Bearer {KEY}")
-    try:
-        with urllib.request.urlopen(asked, timeout=30) as answer:
-            return str(answer.read().decode())
-    except (urllib.error.URLError, ConnectionError):
-        return None
-
-
-def _metric(port: int, name: str) -> float:
-    for line in (_get(port, "/metrics") or "").splitlines():
-        if line.startswith(f"llama2gpu_{name} "):
-            return float(line.split()[1])
-    raise click.ClickException(f"the server tells no llama2gpu_{name}")
-
-
-def _memory(pid: int) -> int:
-    """Bytes of a process that are in memory."""
-    resident = Path(f"/proc/{pid}/statm").read_text().split()[1]
-    return int(resident) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _wait(server: subprocess.Popen[bytes], port: int) -> None:
-    while _get(port, "/ready") is None:
-        if server.poll() is not None:
-            raise click.ClickException("the server did not start")
-        time.sleep(0.2)
 
 
 if __name__ == "__main__":

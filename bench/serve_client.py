@@ -3,16 +3,18 @@
 import asyncio
 import json
 import random
+import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 KEY = "bench"
-PROMPTS = ("Once upon a time", "There was a little dog", "Tim and Sue", "One day, in the rain,")
 #: Kind of client → how often it comes, and the statuses that are right for it.
 KINDS = {
-    "reader": (12, {200, 429}),
+    "reader": (10, {200, 429}),
+    "reader of whole answers": (2, {200, 429}),
     "slow reader": (2, {200, 429}),
     "vanishing": (2, {200, 429}),
     "malformed JSON": (1, {400}),
@@ -20,16 +22,33 @@ KINDS = {
     "wrong key": (1, {401}),
     "too long a prompt": (1, {400}),
 }
+#: Tokens of each stream after which its pace is known.
+SETTLED = 16
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A greedy request: its prompt and how many tokens its answer is to have."""
+
+    prompt: str
+    tokens: int
+
+    def body(self, **more: object) -> bytes:
+        """As the server takes it."""
+        asked = {"prompt": self.prompt, "max_tokens": self.tokens, "temperature": 0}
+        return json.dumps({**asked, "ignore_eos": True, **more}).encode()
 
 
 @dataclass
 class Outcome:
-    """What one client saw: a status (0: none), when events came (seconds) and its tokens."""
+    """What one client saw: a status (0: none), when text came (seconds), the text, its tokens."""
 
     kind: str
+    asked: Asked
     status: int = 0
     began: float = 0.0
     events: list[float] = field(default_factory=list)
+    text: str = ""
     tokens: int = 0
     done: bool = False
 
@@ -39,28 +58,75 @@ class Outcome:
         whole = self.done or self.status != 200 or self.kind == "vanishing"
         return self.status in KINDS[self.kind][1] and whole
 
+    def differs(self, text: str) -> bool:
+        """Whether what came is not this text, or its beginning for a client that left."""
+        if self.status != 200:
+            return False
+        return self.text != text if self.done else not text.startswith(self.text)
 
-async def ask(port: int, kind: str, tokens: int) -> Outcome:
-    """One request of a kind; a stream is read to its end, or as its kind does."""
-    outcome = Outcome(kind, began=time.perf_counter())
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+
+class Prompts:
+    """Prompts of these words, most of which are a token. size: words of the longest."""
+
+    def __init__(self, vocabulary: Sequence[str], size: int, seed: int = 7) -> None:
+        self.vocabulary, self.size, self._random = vocabulary, size, random.Random(seed)
+        self._shared = self._drawn(size // 2)
+
+    def one(self, size: int, *, shared: bool = False) -> str:
+        """One of so many words; shared: behind half of the longest, which is the same for all."""
+        return " ".join((self._shared if shared else []) + self._drawn(size))
+
+    def assortment(self, tokens: int) -> list[Asked]:
+        """Requests of many lengths, half of which begin alike; answers of `tokens` at most."""
+        found = []
+        for n in range(24):
+            own = self._random.randrange(1, self.size // 2)
+            count = self._random.choice((1, tokens // 8, tokens // 2, tokens))
+            found.append(Asked(self.one(own, shared=n % 2 == 1), max(count, 1)))
+        return found
+
+    def _drawn(self, count: int) -> list[str]:
+        return self._random.choices(self.vocabulary, k=count)
+
+
+async def ask(port: int, kind: str, asked: Asked) -> Outcome:
+    """One request of a kind; the answer is read to its end, or as its kind does."""
+    outcome = Outcome(kind, asked)
+    await _fill(outcome, port)
+    return outcome
+
+
+async def _fill(outcome: Outcome, port: int) -> None:
+    outcome.began = time.perf_counter()
+    reader, writer = await _connect(port, slow=outcome.kind == "slow reader")
     try:
         with suppress(ConnectionError):
-            writer.write(_request(kind, tokens))
+            writer.write(_request(outcome.kind, outcome.asked))
             await writer.drain()
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             await _read(reader, outcome)
     finally:
         writer.close()
-    return outcome
 
 
-def _request(kind: str, tokens: int) -> bytes:
-    asked: dict[str, Any] = {"prompt": random.choice(PROMPTS), "max_tokens": tokens}
-    asked |= {"stream": True, "ignore_eos": True, "stream_options": {"include_usage": True}}
+async def _connect(port: int, slow: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection; that of a slow reader holds next to nothing that was not read."""
+    found = socket.socket()
+    if slow:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    found.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(found, ("127.0.0.1", port))
+    return await asyncio.open_connection(sock=found, limit=4096 if slow else 1 << 20)
+
+
+def _request(kind: str, asked: Asked) -> bytes:
+    stream = {} if kind == "reader of whole answers" else {"stream": True}
+    more: dict[str, Any] = {"stream_options": {"include_usage": True}} if stream else {}
+    if kind == "slow reader":
+        more["logprobs"] = 5  # more bytes than the sockets hold
     if kind == "too long a prompt":
-        asked["prompt"] = "word " * 5000
-    body = json.dumps(asked).encode()
+        asked = Asked("word " * 100_000, asked.tokens)
+    body = asked.body(**stream, **more)
     if kind == "malformed JSON":
         body = body[: random.randrange(1, len(body))]
     if kind == "10 MB body":
@@ -74,26 +140,32 @@ def _request(kind: str, tokens: int) -> bytes:
 async def _read(reader: asyncio.StreamReader, outcome: Outcome) -> None:
     line = await reader.readline()
     outcome.status = int(line.split()[1]) if line else 0
+    if outcome.kind == "reader of whole answers" and outcome.status == 200:
+        data = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
+        outcome.text, outcome.done = data["choices"][0]["text"], True
+        outcome.tokens = data["usage"]["completion_tokens"]
+        return
     leaves = random.randrange(1, 20) if outcome.kind == "vanishing" else None
     async for line in reader:
         if not line.startswith(b"data: "):
             continue
-        outcome.events.append(time.perf_counter())
         if line.startswith(b"data: [DONE]"):
             outcome.done = True
-        elif b'"usage":{' in line:
-            outcome.tokens = json.loads(line[6:])["usage"]["completion_tokens"]
-            outcome.events.pop()  # it holds no token
+            continue
+        data = json.loads(line[6:])
+        if data.get("usage"):
+            outcome.tokens = data["usage"]["completion_tokens"]
+        for choice in data.get("choices", ()):
+            outcome.events.append(time.perf_counter())
+            outcome.text += choice["text"]
         if len(outcome.events) == leaves:
             return
         if outcome.kind == "slow reader":
             await asyncio.sleep(0.05)
-    if outcome.done:
-        outcome.events.pop()
 
 
 async def crowd(
-    port: int, streams: int, seconds: float, tokens: int, mixed: bool
+    port: int, streams: int, seconds: float, asked: Sequence[Asked], *, mixed: bool
 ) -> tuple[list[Outcome], float]:
     """So many clients at once, each asking again and again; outcomes, and seconds in all."""
     outcomes: list[Outcome] = []
@@ -101,9 +173,38 @@ async def crowd(
     kinds, weights = list(KINDS), [weight for weight, _ in KINDS.values()]
 
     async def client() -> None:
-        while time.perf_counter() - began < seconds:
+        while True:
             kind = random.choices(kinds, weights)[0] if mixed else "reader"
-            outcomes.append(await ask(port, kind, tokens))
+            outcomes.append(await ask(port, kind, random.choice(asked)))
+            if outcomes[-1].status == 429:
+                await asyncio.sleep(1)
+            if time.perf_counter() - began >= seconds:
+                return
 
     await asyncio.gather(*(client() for _ in range(streams)))
     return outcomes, time.perf_counter() - began
+
+
+async def one_beside(port: int, streams: int, asked: Asked, long: Asked) -> tuple[float, Outcome]:
+    """A long prompt arrives while others are read.
+
+    Returns how many times as long the others' tokens took until its first one, and its outcome.
+    """
+    others = [Outcome("reader", asked) for _ in range(streams)]
+    tasks = [asyncio.create_task(_fill(outcome, port)) for outcome in others]
+    while min(len(o.events) for o in others) < SETTLED and not any(t.done() for t in tasks):
+        await asyncio.sleep(0.01)
+    arrived = time.perf_counter()
+    outcome = await ask(port, "reader", long)
+    await asyncio.gather(*tasks)
+    since = max(o.events[SETTLED // 2] for o in others)
+    if not outcome.events or min(o.events[-1] for o in others) < outcome.events[0]:
+        raise RuntimeError("the others ended before the long prompt was taken: ask for more tokens")
+    during = _pace(others, arrived, outcome.events[0])
+    return during / _pace(others, since, arrived), outcome
+
+
+def _pace(outcomes: Sequence[Outcome], begin: float, end: float) -> float:
+    """Seconds a token between two moments."""
+    count = sum(begin <= t < end for o in outcomes for t in o.events)
+    return (end - begin) * len(outcomes) / max(count, 1)

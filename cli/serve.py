@@ -47,6 +47,12 @@ class MissingExtraError(Llama2GPUError):
     "--pods", type=click.IntRange(1, 4096), help="llama.go's name of --max-batch, which it sets."
 )
 @click.option(
+    "--max-pages",
+    type=click.IntRange(1, 1 << 30),
+    help="Pages of 64 tokens in the cache, which the sequences share; who finds none free waits.  "
+    "[default: for --max-batch sequences of --ctx tokens, or what there is memory for]",
+)
+@click.option(
     "--queue",
     type=click.IntRange(0, 1_000_000),
     default=128,
@@ -145,10 +151,14 @@ def command(
         if pods is not None:
             log(f"--pods {pods} is --max-batch {pods}")
         with listen(host, port) as found, closing(JobStore(jobs or _jobs_file(port))) as store:
-            llama = load_model(rest, quiet=True, max_sequences=settings.max_batch)
+            bounds: dict[str, Any] = {"max_sequences": settings.max_batch}
+            bounds["max_pages"] = rest["max_pages"] or "fit"
+            llama = load_model(rest, quiet=True, **bounds)
             if chat_template is not None:
                 llama.chat = Chat.of(llama.checkpoint, llama.tokenizer, chat_template)
             chat = llama.chat
+            pages, page = llama.engine.cache.pages, llama.engine.cache.page
+            log("cache", pages=pages, tokens=pages * page, bytes=llama.engine.cache.nbytes)
             log("chat template", name=chat.name, why=chat.why, trained=chat.trained)
             serve(llama, settings, store, found)
 

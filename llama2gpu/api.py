@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 import torch
@@ -22,7 +22,7 @@ from llama2gpu.engine import CHUNK, Engine, Stats
 from llama2gpu.errors import RequestError
 from llama2gpu.open_quantizer import end_ids, open_quantizer, read_spec
 from llama2gpu.plan import Need
-from llama2gpu.plan_fit import LEAST, check_memory
+from llama2gpu.plan_fit import LEAST, cache_pages, check_memory
 from llama2gpu.quant import QuantSpec
 from llama2gpu.quantizer import Outcome
 from llama2gpu.request import Request, Sequence, StopReason, Token
@@ -249,6 +249,7 @@ def load(
     kv_dtype: str = "auto",
     prefill: str = "parallel",
     max_sequences: int = 256,
+    max_pages: int | Literal["fit"] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Llama:
     """Loads a checkpoint of any format, its tokenizer and a backend.
@@ -265,6 +266,8 @@ def load(
     kv_dtype: of cached keys and values; "auto" as the activations, "int8" about half of 16 bits.
     kv_cache=False recomputes every step; prefill="sequential" takes prompts a token at a time.
     max_sequences: how many run at once; the rest wait in order.
+    max_pages: pages of 64 tokens in the cache; "fit": for max_sequences of the whole context, or
+    what there is memory for; None: it grows as far as it must.
     Raises a `Llama2GPUError` that says what is wrong and what mends it.
     """
     began = time.perf_counter()
@@ -285,19 +288,24 @@ def load(
         server = choose_backend(backend, device, ops, kind)
     words = tokenizer_of(checkpoint, tokenizer)
     check_context(context, checkpoint)
-    need = Need(context or min(checkpoint.config.context, LEAST), kv_dtype=KV_DTYPES[kv_dtype])
+    kv_type = KV_DTYPES[kv_dtype]
+    need = Need(context or min(checkpoint.config.context, LEAST), kv_dtype=kv_type)
     check_memory(checkpoint, server, weight_type(checkpoint, server.device, dtype), spec, need)
     quantizer = None
     outcomes: list[Outcome] = []
     if spec is not None:
         quantizer = open_quantizer(checkpoint, spec, server, words, calibration, outcomes.append)
     net = build_model(checkpoint, server, dtype, context, progress, quantizer)
+    if max_pages is not None:
+        asked = None if max_pages == "fit" else max_pages
+        max_pages = cache_pages(net, kv_type, max_sequences, asked)
     engine = Engine(
         net,
         chunk=1 if prefill == "sequential" else CHUNK,
         recompute=not kv_cache,
         max_sequences=max_sequences,
-        kv_dtype=KV_DTYPES[kv_dtype],
+        max_pages=max_pages,
+        kv_dtype=kv_type,
     )
     llama = Llama(checkpoint, words, engine)
     llama.outcomes, llama.weight_kind = outcomes, kind

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from llama2gpu.backends.base import LayerCache
@@ -11,6 +12,8 @@ from llama2gpu.errors import RequestError
 from llama2gpu.pages import Pages
 
 PAGE = 64
+#: Bytes that begin with a multiple of their number: a line of a CPU's cache.
+LINE = 64
 
 
 class KVCache:
@@ -77,7 +80,7 @@ class KVCache:
         try:
             for i, part in enumerate(self.parts):  # one by one: each frees its old memory
                 self.parts[i] = self._widened(part, self.pages + pages)
-        except RuntimeError as error:  # PyTorch has no narrower one on the CPU
+        except (MemoryError, RuntimeError) as error:  # PyTorch has no narrower one
             tokens, place = (self.pages + pages) * self.page, self.parts[0].device
             gib = tokens * self.token_bytes / 2**30
             raise RequestError(
@@ -109,6 +112,16 @@ class KVCache:
         if old >= pages:
             return x
         # zeros, not empty: masked slots must hold finite values
-        wider = x.new_zeros((layers, pages, *rest))
+        wider = _zeros((layers, pages, *rest), x)
         wider[:, :old] = x
         return wider
+
+
+def _zeros(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """Zeros; on a CPU they take memory once they are written."""
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    count = math.prod(shape) * like.itemsize
+    space = torch.from_numpy(np.zeros(count + LINE, np.uint8))
+    skip = -space.data_ptr() % LINE
+    return space[skip : skip + count].view(like.dtype).view(shape)

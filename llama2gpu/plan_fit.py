@@ -8,9 +8,11 @@ from typing import NamedTuple
 import torch
 
 from llama2gpu.backends.base import Backend
+from llama2gpu.cache import KVCache
 from llama2gpu.checkpoints import Checkpoint
 from llama2gpu.errors import RequestError
 from llama2gpu.memory import free_memory
+from llama2gpu.model import Model
 from llama2gpu.plan import Need, Plan, Planner, text_of
 from llama2gpu.quant import QuantSpec
 from llama2gpu.quant.spec import parse_spec
@@ -19,6 +21,8 @@ from llama2gpu.quant.spec import parse_spec
 NO_PLAN = "LLAMA2GPU_NO_PLAN"
 #: The shortest context that is proposed, and what a load without --ctx must have room for.
 LEAST = 512
+#: How much of the memory that is free beside the weights a cache takes that is to fit.
+SHARE = 0.9
 #: How far the weights in memory may exceed those in the file, where nothing is looked at closely.
 AMPLE = 2.0
 
@@ -131,3 +135,25 @@ def check_memory(
     plan = planner.plan(need)
     if plan.total > free:
         raise RequestError(f"{shortage(planner, need, plan, free)}; {NO_PLAN}=1 tries it anyway")
+
+
+def cache_pages(
+    model: Model, kv_dtype: torch.dtype | None, sequences: int, asked: int | None
+) -> int:
+    """Pages of a cache that never grows.
+
+    asked: what is taken if it fits; None: enough for so many sequences of the whole context, or
+    what there is memory for. Raises `RequestError`.
+    """
+    device = model.backend.device
+    cache = KVCache(model.config, 0, kv_dtype or model.activations, device)
+    each, free = cache.token_bytes * cache.page, free_memory(device)
+    if asked is None:
+        wanted = sequences * cache.pages_for(model.context)
+        return wanted if free is None else max(min(wanted, int(SHARE * free) // each), 1)
+    if free is not None and asked * each > free:
+        raise RequestError(
+            f"{asked} pages of the cache take {text_of(asked * each)}, but {device} has "
+            f"{text_of(free)} free: ask for {int(SHARE * free) // each} or fewer (--max-pages)"
+        )
+    return asked

@@ -1,7 +1,8 @@
 """Who runs, who waits, and what each sequence adds in a step.
 
-First come, first served: who waits joins in order, with all the pages that it may need, so that
-nobody who runs ever waits for pages; and prompts are taken in that order too.
+First come, first served: who waits joins in order, once there are pages for what it has and may
+soon need, and prompts are taken in that order too. Where the pages run out, the last who came is
+preempted: it waits first in line and goes on from what it has written.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from llama2gpu.pace import Pace
 from llama2gpu.pages import ROOT, Content, common, digest
 from llama2gpu.request import Sequence
 
-#: Pages are reserved for so many tokens at a time where nothing bounds them.
+#: Pages are reserved for so many tokens to come at most, and again when these are used up.
 RESERVE = 1024
 
 
@@ -23,7 +24,8 @@ class Scheduler:
     """The sequences of an engine, and their pages.
 
     bounded: the cache never grows. share: sequences that begin alike share what is cached.
-    reused: prompt tokens that were found in the cache so far.
+    reused: prompt tokens that were found in the cache so far. preempted: how often a sequence had
+    to make room for an older one.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Scheduler:
         self.share, self.recompute = share and not recompute, recompute
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
-        self.reused = 0
+        self.reused = self.preempted = 0
 
     def add(self, sequence: Sequence) -> None:
         """Lets a sequence wait. Raises `RequestError` where the cache can never hold it."""
@@ -61,7 +63,7 @@ class Scheduler:
             self.waiting.append(sequence)
 
     def admit(self) -> None:
-        """Moves who waits to who runs, with the pages that each may need; the cache grows once."""
+        """Moves who waits to who runs, with pages for each; the cache grows once."""
         joining, missing = [], 0
         for s in islice(self.waiting, max(self.max_sequences - len(self.running), 0)):
             self._find(s)
@@ -138,18 +140,31 @@ class Scheduler:
         self.cache.book.hold_only(page for s in self.running for page in s.pages)
 
     def _reserve(self, sequence: Sequence) -> int:
-        """Tokens that a sequence is given pages for when it starts."""
-        bound = sequence.request.params.max_tokens
-        if bound is None and not self.bounded:
-            bound = RESERVE
-        room = sequence.room if bound is None else min(bound, sequence.room)
-        return len(sequence.tokens) + room - 1
+        """Tokens that a sequence is to have pages for: its own, and some that are to come."""
+        return len(sequence.tokens) + min(sequence.left, RESERVE) - 1
 
     def _has_room(self, sequence: Sequence, tokens: int) -> bool:
-        """Gives a sequence that nothing bounds more pages; False where there is no memory."""
-        if tokens > len(sequence.pages) * self.cache.page:
-            self._hold(sequence, min(tokens + RESERVE, self.context))
+        """Gives a sequence pages where it needs more; False where there are none for it now."""
+        page = self.cache.page
+        while sequence.reason is None and tokens > (held := len(sequence.pages)) * page:
+            wanted = self._reserve(sequence)
+            if self.bounded:
+                if not self.cache.free_pages:
+                    self._preempt()
+                    if sequence not in self.running:
+                        return False
+                wanted = min(wanted, (held + self.cache.free_pages) * page)
+            self._hold(sequence, wanted)
         return sequence.reason is None
+
+    def _preempt(self) -> None:
+        """Takes the pages of who came last; it is first in line again."""
+        last = self.running[-1]
+        self.waiting.appendleft(last)  # first: nobody is lost where this is interrupted
+        self.running.pop()
+        self._release(last)
+        last.cached = 0
+        self.preempted += 1
 
     def _hold(self, sequence: Sequence, tokens: int) -> None:
         """Gives a sequence the pages for so many tokens, or ends it where there is no memory."""

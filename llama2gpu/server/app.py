@@ -20,6 +20,7 @@ from llama2gpu.server.service import Service
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The request is wrong."},
     401: {"description": "The key is missing or wrong."},
+    403: {"description": "The page of another origin may not call."},
     413: {"description": "The body is too large."},
     429: {"description": "The queue is full: try again after Retry-After."},
     503: {"description": "The server is stopping."},

@@ -4,8 +4,10 @@ import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from ipaddress import ip_address
 from itertools import count
 from typing import Any
+from urllib.parse import urlsplit
 
 from llama2gpu.server.errors import APIError
 from llama2gpu.server.logs import log
@@ -34,7 +36,9 @@ class VanishedError(Exception):
 class Gate:
     """Refuses requests without the key and bodies that are too large or too slow; logs the rest.
 
-    A body is read whole before the application sees it. Keys are compared in constant time.
+    Where there is no key, what a browser sends for pages of others is refused, also for those that
+    gave their own name this machine's address. A body is read whole before the application sees
+    it. Keys are compared in constant time.
     """
 
     def __init__(self, app: App, settings: Settings, metrics: Metrics) -> None:
@@ -74,6 +78,7 @@ class Gate:
         headers = dict(scope["headers"])
         try:
             self._check_key(scope["path"], headers)
+            self._check_origin(headers)
             body = await self._body(headers, receive)
         except VanishedError:
             return
@@ -97,6 +102,20 @@ class Gate:
         if scheme.lower() != b"bearer" or not equal:
             message = "no such API key: send the server's own as `Authorization: Bearer KEY`"
             raise APIError(401, message, headers={"WWW-Authenticate": "Bearer"})
+
+    def _check_origin(self, headers: dict[bytes, bytes]) -> None:
+        if self.settings.api_key is not None:
+            return
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        origin = headers.get(b"origin", b"").decode("latin-1").lower()
+        known = {text.lower() for text in self.settings.cors}
+        if self.settings.local and not _is_local(host) and _names(known).isdisjoint({host}):
+            message = f"this server is not {host!r}: call it localhost, or set a key"
+        elif origin and origin not in known and _names({origin}) != {host}:
+            message = f"pages of {origin} may not call: allow them (--cors), or set a key"
+        else:
+            return
+        raise APIError(403, message, code="forbidden")
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         length = headers.get(b"content-length", b"0")
@@ -132,3 +151,17 @@ class Gate:
 def _route(scope: Scope) -> str:
     """The path as it was declared, so that no client makes up label after label."""
     return getattr(scope.get("route"), "path", "other")
+
+
+def _names(origins: set[str]) -> set[str]:
+    """Host and port of origins."""
+    return {origin.partition("://")[2] for origin in origins}
+
+
+def _is_local(host: str) -> bool:
+    """Whether a Host header has a name that no stranger can own: localhost, an address, nothing."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name in ("", "localhost") or name.endswith(".localhost") or bool(ip_address(name))
+    except ValueError:
+        return False

@@ -20,7 +20,9 @@ class Metrics:
         self.answers = self._counter("answers", "Sequences that ended, by reason.", "reason")
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts.")
         self.tokens = self._counter("generated_tokens", "Tokens that were generated.")
-        self.steps = self._counter("steps", "Steps of the engine.")
+        self._steps = self._counter("steps", "Steps of the engine.")
+        self._preempted = self._counter("preemptions", "Sequences put off for want of pages.")
+        self._engine, self._seen = engine, 0
         self.first_token = self._histogram(
             "time_to_first_token_seconds", "From a request's arrival to its first token.", _FIRST
         )
@@ -35,7 +37,16 @@ class Metrics:
         self._gauge("pages_used", "Pages that sequences hold.").set_function(
             lambda: engine.cache.pages - engine.cache.free_pages
         )
+        self._gauge("prompt_tokens_reused", "Those found in the cache.").set_function(
+            lambda: engine.scheduler.reused
+        )
         self.jobs = self._gauge("jobs_waiting", "Jobs that wait for their turn.")
+
+    def count_step(self) -> None:
+        """The engine has made a step."""
+        self._steps.inc()
+        seen, self._seen = self._seen, self._engine.scheduler.preempted
+        self._preempted.inc(self._seen - seen)
 
     def text(self) -> bytes:
         """All of them in Prometheus' text format."""

@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 from contextlib import ExitStack
+from dataclasses import replace
 from ipaddress import ip_address
 
 import uvicorn
@@ -65,10 +66,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(llama: Llama, settings: Settings, store: JobStore, found: socket.socket) -> None:
     """Serves a model at a socket until a signal ends it."""
+    host, port = found.getsockname()[:2]
+    settings = replace(settings, local=ip_address(host).is_loopback)
     service = Service(llama, settings)
     server = Server(build_app(service, store), service)
-    host, port = found.getsockname()[:2]
-    if settings.api_key is None and not ip_address(host).is_loopback:
+    if settings.api_key is None and not settings.local:
         log("whoever reaches this address may call: set a key", logging.WARNING)
     log("listening", host=host, port=port, model=settings.name, context=service.context)
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises it again once it has ended

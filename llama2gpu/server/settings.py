@@ -11,6 +11,7 @@ class Settings:
     max_batch: sequences that run at once. queue: sequences that may wait beside them.
     timeout: seconds of a request at most. grace: seconds that running requests get at the stop.
     max_body: bytes of a request. cors: origins whose pages may call.
+    local: whether it listens to this machine alone.
     predict, temperature: tokens of a job's answer at most, and how it is sampled.
     """
 
@@ -22,6 +23,7 @@ class Settings:
     grace: float = 30.0
     max_body: int = 1 << 20
     cors: tuple[str, ...] = ()
+    local: bool = False
     predict: int = 512
     temperature: float = 0.5
 

@@ -122,7 +122,7 @@ class Worker:
         try:
             self.llama.step()
             self.healthy = True
-            self.metrics.steps.inc()
+            self.metrics.count_step()
         except Exception as error:
             logger.exception("step failed")
             self.healthy = False

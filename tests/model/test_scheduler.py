@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from llama2gpu import scheduler
 from llama2gpu.backends import choose_backend
 from llama2gpu.build import build_model
 from llama2gpu.checkpoints import RandomCheckpoint
@@ -157,6 +158,27 @@ def test_who_finds_too_few_pages_waits_in_order() -> None:
     assert seen == added[: len(seen)]
     assert [(s.reason, len(s.output)) for s in added] == [("length", 10)] * 5
     assert engine.cache.pages == engine.cache.free_pages == 6
+
+
+@pytest.mark.parametrize("way", ["torch", "padded, two ahead"])
+def test_the_last_who_came_makes_room(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More are admitted than can end together; each text is its own, the oldest never waits."""
+    monkeypatch.setattr(scheduler, "RESERVE", 16)
+    engine = engine_of(way, page=16, max_pages=6)
+    asked = [((n,) * 20, 60, float(n % 2)) for n in range(4)]
+    sequences = [engine.add(request(a)) for a in asked]
+    engine.step()
+    assert len(engine.running) == 2  # three pages each; a whole one takes five
+    ended = []
+    while engine.busy:
+        engine.step()
+        assert sequences[len(ended)] in engine.running or sequences[len(ended)].reason
+        ended += [s for s in sequences if s.reason and s not in ended]
+    assert ended == sequences
+    assert [ids(s) for s in sequences] == [alone(a) for a in asked]
+    assert engine.scheduler.preempted > 0
+    assert all_is_free(engine)
+    assert engine.cache.pages == 6
 
 
 def test_sharing_makes_room() -> None:

@@ -4,11 +4,13 @@ import sys
 from collections.abc import Sequence as Seq
 from types import FrameType
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama2gpu import scheduler
 from llama2gpu.request import Sequence
 from tests.model.test_scheduler import (
     SYSTEM,
@@ -53,6 +55,35 @@ def test_any_coming_and_going(
 ) -> None:
     """Everyone's text is their own, all pages come back, and every step brings somebody on."""
     pages = None if slack is None else -(-84 // page) + slack
+    come_and_go(way, events, page, pages, chunk, most, seed)
+
+
+@pytest.mark.parametrize("way", ["torch", "padded, two ahead"])
+@settings(deadline=None, max_examples=40)
+@given(
+    asked=st.lists(ASKED, min_size=4, max_size=6),
+    later=EVENTS,
+    page=st.sampled_from([1, 4, 16]),
+    chunk=st.sampled_from([7, 512]),
+    reserve=st.sampled_from([1, 5]),
+    seed=st.integers(0, 9),
+)
+def test_too_few_pages_for_all(
+    way: str, asked: list[Any], later: list[Any], page: int, chunk: int, reserve: int, seed: int
+) -> None:
+    """The same where those who run can't all end beside each other."""
+    longest = max(len(a[0]) + a[1] - 1 for a in [*asked, *later] if is_asked(a))
+    with patch.object(scheduler, "RESERVE", reserve):
+        come_and_go(way, [*asked, 3, *later], page, -(-longest // page), chunk, 6, seed)
+
+
+def is_asked(event: Any) -> bool:
+    return isinstance(event, tuple) and event[0] != "cancel"
+
+
+def come_and_go(
+    way: str, events: list[Any], page: int, pages: int | None, chunk: int, most: int, seed: int
+) -> None:
     engine = engine_of(way, seed, page=page, max_pages=pages, chunk=chunk, max_sequences=most)
     added: list[tuple[Asked, Sequence]] = []
     started: list[Sequence] = []
@@ -86,7 +117,9 @@ def test_any_coming_and_going(
     order = [s for _, s in added if s in started]
     assert order == started
     tokens = sum(len(asked[0]) + asked[1] for asked, _ in added)
-    assert steps <= tokens + 4 * len(added) + sum(e for e in events if isinstance(e, int))
+    again = engine.scheduler.preempted * 84  # tokens that may have been taken once more
+    waits = 4 * (len(added) + engine.scheduler.preempted)
+    assert steps <= tokens + again + waits + sum(e for e in events if isinstance(e, int))
 
 
 class Interrupting:
@@ -111,8 +144,17 @@ class Interrupting:
 
 @pytest.mark.parametrize("way", ["torch", "padded, two ahead"])
 @settings(deadline=None, max_examples=150)
-@given(at=st.integers(1, 6000), max_pages=st.sampled_from([None, 8]))
-def test_interrupted_anywhere(way: str, at: int, max_pages: int | None) -> None:
+@given(
+    at=st.integers(1, 6000),
+    max_pages=st.sampled_from([None, 8]),
+    reserve=st.sampled_from([1, 1024]),
+)
+def test_interrupted_anywhere(way: str, at: int, max_pages: int | None, reserve: int) -> None:
+    with patch.object(scheduler, "RESERVE", reserve):
+        interrupt(way, at, max_pages)
+
+
+def interrupt(way: str, at: int, max_pages: int | None) -> None:
     asked: Seq[Asked] = [((*SYSTEM[:35], n), 6 + n, 0.0) for n in range(5)]
     engine = engine_of(way, at, page=16, max_pages=max_pages, chunk=30)
     sequences = [engine.add(request(a)) for a in asked[:3]]

@@ -50,9 +50,30 @@ def test_key(tmp_path: Path, server: "Server") -> None:
         assert "access-control-allow-origin" not in refused.headers
 
 
-def test_no_origin_may_call_unless_asked(server: "Server") -> None:
-    answer = server.get("/v1/models", headers={"Origin": "https://a.example"})
-    assert "access-control-allow-origin" not in answer.headers
+def test_no_page_of_others_may_call_unless_asked(tmp_path: Path, server: "Server") -> None:
+    """Without a key, neither by its own origin nor by a name that leads here."""
+    from tests.server.running import serving
+
+    def status(of: "Server", **headers: str) -> int:
+        answer = of.post("/v1/completions", LONG | {"max_tokens": 1}, headers=headers)
+        assert "access-control-allow-origin" not in answer.headers or answer.status_code == 200
+        return answer.status_code
+
+    port = server.port
+    for host in ("localhost", f"localhost:{port}", f"127.0.0.1:{port}", "[::1]:80", "a.localhost"):
+        assert (
+            status(server, Host=host) == status(server, Host=host, Origin=f"http://{host}") == 200
+        )
+    for host in ("a.example", f"a.example:{port}", "localhost.a.example", "127.0.0.1.a.example"):
+        assert status(server, Host=host) == 403
+        assert server.get("/", headers={"Host": host}).status_code == 403
+    for origin in ("https://a.example", "null", "http://localhost:1", "http://127.0.0.1"):
+        assert status(server, Origin=origin) == 403
+    with serving(tmp_path, "--cors", "https://a.example") as open_to_one:
+        assert status(open_to_one, Origin="https://a.example") == 200
+        assert status(open_to_one, Host="a.example", Origin="https://a.example") == 200
+        assert status(open_to_one, Origin="https://b.example") == 403
+        assert status(open_to_one, Host="b.example") == 403
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["length", "chunks"])
