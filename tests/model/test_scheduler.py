@@ -169,7 +169,7 @@ def test_the_last_who_came_makes_room(way: str, monkeypatch: pytest.MonkeyPatch)
     sequences = [engine.add(request(a)) for a in asked]
     engine.step()
     assert len(engine.running) == 2  # three pages each; a whole one takes five
-    ended = []
+    ended: list[Sequence] = []
     while engine.busy:
         engine.step()
         assert sequences[len(ended)] in engine.running or sequences[len(ended)].reason
