@@ -196,12 +196,15 @@ async def one_beside(port: int, streams: int, asked: Asked, long: Asked) -> tupl
         await asyncio.sleep(0.01)
     arrived = time.perf_counter()
     outcome = await ask(port, "reader", long)
-    await asyncio.gather(*tasks)
-    since = max(o.events[SETTLED // 2] for o in others)
-    if not outcome.events or min(o.events[-1] for o in others) < outcome.events[0]:
+    ended = any(task.done() for task in tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    if ended or not outcome.events:
         raise RuntimeError("the others ended before the long prompt was taken: ask for more tokens")
-    during = _pace(others, arrived, outcome.events[0])
-    return during / _pace(others, since, arrived), outcome
+    settled = max(o.events[SETTLED // 2] for o in others)
+    before, during = _pace(others, settled, arrived), _pace(others, arrived, outcome.events[0])
+    return during / before, outcome
 
 
 def _pace(outcomes: Sequence[Outcome], begin: float, end: float) -> float:

@@ -16,6 +16,10 @@ from llama2gpu.errors import Llama2GPUError
 NEEDED = ("fastapi", "prometheus_client", "pydantic", "uvicorn")
 
 
+#: How much oneDNN keeps of what it compiles for each size of a batch: by itself all of them.
+COMPILED = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+
+
 class MissingExtraError(Llama2GPUError):
     """The packages of an extra are not installed."""
 
@@ -126,6 +130,7 @@ def command(
     --host says otherwise. The log is one JSON object a line on stderr; it holds no text of a prompt
     or an answer. SIGTERM and Control-C end the server once what runs has finished.
     """
+    os.environ.setdefault(*COMPILED)
     if pods is not None and max_batch is not None:
         raise click.UsageError("--pods and --max-batch exclude each other: they are the same.")
     if rest["api_key"] == "":
