@@ -14,7 +14,7 @@ from llama2gpu.measure.subject import Subject
 from llama2gpu.plan_fit import cache_pages
 from llama2gpu.server.job_store import JobStore
 from llama2gpu.server.logs import json_lines
-from llama2gpu.server.serve import listen, serve
+from llama2gpu.server.serve import bound_memory, listen, serve
 from llama2gpu.server.settings import Settings
 from llama2gpu.tokenizer import Tokenizer
 from llama2gpu.tokenizer.base import Token
@@ -58,6 +58,7 @@ def main(
     jobs: Path,
 ) -> None:
     """Serve it until a signal ends it."""
+    bound_memory()
     subject = Subject(shape, backend, device, dtype, quant)
     model = subject.open(0)
     pages = cache_pages(model, None, max_batch, None)

@@ -16,10 +16,6 @@ from llama2gpu.errors import Llama2GPUError
 NEEDED = ("fastapi", "prometheus_client", "pydantic", "uvicorn")
 
 
-#: How much oneDNN keeps of what it compiles for each size of a batch: by itself all of them.
-COMPILED = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-
-
 class MissingExtraError(Llama2GPUError):
     """The packages of an extra are not installed."""
 
@@ -130,7 +126,6 @@ def command(
     --host says otherwise. The log is one JSON object a line on stderr; it holds no text of a prompt
     or an answer. SIGTERM and Control-C end the server once what runs has finished.
     """
-    os.environ.setdefault(*COMPILED)
     if pods is not None and max_batch is not None:
         raise click.UsageError("--pods and --max-batch exclude each other: they are the same.")
     if rest["api_key"] == "":
@@ -142,9 +137,10 @@ def command(
     from llama2gpu.chat import Chat
     from llama2gpu.server.job_store import JobStore
     from llama2gpu.server.logs import json_lines, log
-    from llama2gpu.server.serve import listen, serve
+    from llama2gpu.server.serve import bound_memory, listen, serve
     from llama2gpu.server.settings import Settings
 
+    bound_memory()
     limits = {key: rest[key] for key in ("timeout", "grace", "max_body", "queue", "cors")}
     limits |= {key: rest[key] for key in ("api_key", "predict", "temperature")}
     settings = Settings(

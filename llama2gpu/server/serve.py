@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from contextlib import ExitStack
@@ -46,6 +47,11 @@ class Server(uvicorn.Server):
         log("stopping", running=self.service.worker.load)
         self.service.drain(asyncio.get_running_loop())
         await super().shutdown(sockets)
+
+
+def bound_memory() -> None:
+    """Before anything is computed: lets oneDNN keep few of the programs it makes for each batch."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # by itself it keeps 1024
 
 
 def listen(host: str, port: int) -> socket.socket:
