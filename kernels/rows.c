@@ -85,9 +85,35 @@ static inline long row_of(const Product *p, long n) {
   return p->swiglu ? n % 2 * (p->matrix->rows / 2) + n / 2 : n;
 }
 
+#ifdef __AVX512BF16__
+// A block's rows TILE by TILE, DEEP columns after DEEP, which all tokens of a pass share in the cache.
+// Of the next block a part is asked for with each of the `passes` over the tokens.
+INLINE void bf16_block(int M, const Product *p, const Inputs *in, long block, long pass, long passes,
+                       floats *out) {
+  const Matrix *w = p->matrix;
+  const uint16_t *data = w->data, *rows[TILE];
+  long lines = (TILE + passes - 1) / passes;
+  if (pass * lines >= TILE) lines = 0;
+  for (int m = 0; m < M; m++) out[m] = (floats){0};
+  for (long k = 0; k < w->columns; k += DEEP)
+    for (long i = 0, n = block * LANES; i < LANES && n + i < w->rows; i += TILE) {
+      for (long r = 0; r < TILE; r++)
+        rows[r] = data + row_of(p, n + i + r < w->rows ? n + i + r : n + i) * w->columns;
+      // TILE rows of the next block that lie one behind the other: of its gates, then of its ups
+      long next = p->swiglu ? row_of(p, n + LANES + i / 8) + i % 8 : n + LANES + i;
+      const char *later = (const char *)(data + (next + pass * lines) * w->columns + k);
+      long end = k + DEEP < w->columns ? k + DEEP : w->columns;
+      float sums[LANES];
+      bf16_tile(M, rows, in, k, end, later, lines, sums);
+      for (int m = 0; m < M; m++)
+        for (int r = 0; r < TILE; r++) out[m][i + r] += sums[TILE * m + r];
+    }
+}
+#endif
+
 // 16 rows times at most MOST tokens, M of them: out[token][row].
 INLINE void block_of_rows(enum Way way, int M, const Product *p, const Inputs *in, long block,
-                          floats *out) {
+                          long pass, long passes, floats *out) {
   const Matrix *w = p->matrix;
   float row[MOST] = {0};
   if (way == PLAIN && w->kind == INT4) return packed_rows(INT4, M, w, in, block, out);
@@ -96,6 +122,10 @@ INLINE void block_of_rows(enum Way way, int M, const Product *p, const Inputs *i
   if (way == BYTE_DOTS && w->kind == INT4) return vnni_rows(INT4, M, w, in, block, out);
   if (way == BYTE_DOTS) return vnni_rows(INT8, M, w, in, block, out);
 #endif
+#ifdef __AVX512BF16__
+  if (way == BF16_DOTS && passes > 1) return bf16_block(M, p, in, block, pass, passes, out);
+#endif
+  (void)pass, (void)passes;  // a few tokens take the rows one by one, as they lie in memory
   for (long i = 0, n = block * LANES; i < LANES && n + i < w->rows; i++) {
 #ifdef __AVX512BF16__
     if (way == BF16_DOTS) bf16_row(M, w, in, row_of(p, n + i), row);
@@ -107,12 +137,13 @@ INLINE void block_of_rows(enum Way way, int M, const Product *p, const Inputs *i
   }
 }
 
-static void any_rows(enum Way way, const Product *p, const Inputs *in, long block, floats *out) {
+static void any_rows(enum Way way, const Product *p, const Inputs *in, long block, long pass,
+                     long passes, floats *out) {
   switch (in->tokens) {
-    case 1: return block_of_rows(way, 1, p, in, block, out);
-    case 2: return block_of_rows(way, 2, p, in, block, out);
-    case 3: return block_of_rows(way, 3, p, in, block, out);
-    default: return block_of_rows(way, 4, p, in, block, out);
+    case 1: return block_of_rows(way, 1, p, in, block, pass, passes, out);
+    case 2: return block_of_rows(way, 2, p, in, block, pass, passes, out);
+    case 3: return block_of_rows(way, 3, p, in, block, pass, passes, out);
+    default: return block_of_rows(way, 4, p, in, block, pass, passes, out);
   }
 }
 
@@ -148,7 +179,7 @@ void rows_product(const Product *p, Inputs *all) {
     for (long m = 0; m < p->tokens; m += MOST) {
       Inputs in = some_of(all, m, piece_of(p->matrix));
       floats out[MOST];
-      any_rows(way, p, &in, block, out);
+      any_rows(way, p, &in, block, m / MOST, (p->tokens + MOST - 1) / MOST, out);
       for (long j = 0; j < in.tokens; j++) write_any(p, m + j, block * LANES, out[j]);
     }
 }

@@ -9,9 +9,10 @@
 #include <immintrin.h>
 #endif
 
+// MOST: tokens of a pass. TILE, DEEP: rows and columns of a product in registers.
 // AHEAD: bytes that a hint to the caches goes ahead. AT_ONCE: blocks of rows that a thread takes
 // at least.
-enum { LANES = 16, BLOCK = 128, MOST = 4, AHEAD = 2048, AT_ONCE = 8 };
+enum { LANES = 16, BLOCK = 128, MOST = 4, TILE = 4, DEEP = 2048, AHEAD = 2048, AT_ONCE = 8 };
 enum { FP32, FP16, BF16, INT8, INT4 };
 
 #define INLINE static inline __attribute__((always_inline))

@@ -54,4 +54,45 @@ INLINE void bf16_row(int M, const Matrix *w, const Inputs *in, long n, float *ou
   }
   for (int m = 0; m < M; m++) out[m] = _mm512_reduce_add_ps(_mm512_add_ps(even[m], odd[m]));
 }
+
+// The sums of the lanes of v[4 r + {0, 2, 1, 3}[m]] in lane 4 m + r.
+INLINE __m512 totals_of(__m512 v[LANES]) {
+  for (int i = 0; i < 8; i++)
+    v[i] = _mm512_add_ps(_mm512_unpacklo_ps(v[i], v[i + 8]), _mm512_unpackhi_ps(v[i], v[i + 8]));
+  for (int i = 0; i < 4; i++)
+    v[i] = _mm512_add_ps(_mm512_unpacklo_ps(v[i], v[i + 4]), _mm512_unpackhi_ps(v[i], v[i + 4]));
+  for (int half = 2; half; half /= 2)
+    for (int i = 0; i < half; i++)
+      v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + half], 0x88),
+                           _mm512_shuffle_f32x4(v[i], v[i + half], 0xdd));
+  return v[0];
+}
+
+// 32 columns, of which `some` are there, of TILE rows times M tokens: each vector is used for all.
+INLINE void add_tile(int M, const uint16_t *const *rows, const Inputs *in, long k, __mmask32 some,
+                     __m512 sum[TILE][MOST]) {
+  __m512i weights[TILE];
+  for (int r = 0; r < TILE; r++) weights[r] = _mm512_maskz_loadu_epi16(some, rows[r] + k);
+  for (int m = 0; m < M; m++)
+    for (int r = 0; r < TILE; r++)
+      sum[r][m] = dot_bf16(sum[r][m], weights[r], in->narrow + m * in->width + k);
+}
+
+// Columns `k` to `end` of TILE rows times M tokens: out[token][row]. `later`: memory of which `lines`
+// lines are asked for with every 32 columns.
+INLINE void bf16_tile(int M, const uint16_t *const *rows, const Inputs *in, long k, long end,
+                      const char *later, int lines, float *out) {
+  static const int place[MOST] = {0, 2, 1, 3};
+  __m512 sum[TILE][MOST], v[LANES];
+  for (int r = 0; r < TILE; r++)
+    for (int m = 0; m < MOST; m++) sum[r][m] = _mm512_setzero_ps();
+  for (; k + 32 <= end; k += 32) {
+    for (int i = 0; i < lines; i++, later += 64) __builtin_prefetch(later, 0, 2);
+    add_tile(M, rows, in, k, 0xffffffff, sum);
+  }
+  if (k < end) add_tile(M, rows, in, k, (__mmask32)((1u << (end - k)) - 1), sum);
+  for (int r = 0; r < TILE; r++)
+    for (int m = 0; m < MOST; m++) v[TILE * r + place[m]] = sum[r][m];
+  _mm512_storeu_ps(out, totals_of(v));
+}
 #endif

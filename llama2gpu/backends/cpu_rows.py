@@ -20,6 +20,8 @@ from llama2gpu.quant.weight import int4
 #: Most tokens that the row kernels multiply faster than PyTorch (bench/NOTES.md), by type of the
 #: activations; PyTorch's float16 product on a CPU is slower at any number.
 FEW_DENSE = {torch.float32: 8, torch.bfloat16: 12, torch.float16: 1 << 30}
+#: The same where the processor multiplies bfloat16 by itself, in vectors and not in tiles.
+FEW_DENSE_DOTS = 32
 #: The same for quantized weights, which a product has to unpack first.
 FEW_PACKED = {torch.float32: 64, torch.bfloat16: 1 << 30, torch.float16: 1 << 30}
 #: The same where the processor has AMX, whose bfloat16 product is several times faster.
@@ -78,6 +80,8 @@ class DenseRows(Rows, DenseMatrix):
 
     def few(self, x: Tensor) -> bool:
         """See `Rows.few`."""
+        if x.dtype == torch.bfloat16 and _has_dots():
+            return x.shape[0] <= FEW_DENSE_DOTS
         return x.shape[0] <= FEW_DENSE.get(x.dtype, -1)
 
     def linear(self, x: Tensor) -> Tensor:
@@ -123,6 +127,11 @@ class PackedRows(Rows):
 @cache
 def _has_amx() -> bool:
     return bool(torch.cpu._is_amx_tile_supported())
+
+
+@cache
+def _has_dots() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported()) and not _has_amx()
 
 
 def cpu_matrix(weight: Weight, paired: bool = False) -> Matrix | None:

@@ -269,7 +269,7 @@ for rows, columns in ((1, 32), (17, 96), (30, 160), (33, 352)):
     for weight in (*packed, *odd, int8(plain[:, :28].contiguous(), 28)):
         matrix, width = _matrix(weight), weight.shape[1]
         for kind in (torch.float32, torch.half, torch.bfloat16):
-            for tokens in (1, 2, 5, 8, 9):
+            for tokens in (1, 2, 5, 8, 9, 18):
                 if isinstance(weight, Dense) and weight.data.dtype != kind:
                     continue
                 x = torch.randn(tokens, width).to(kind)
