@@ -32,7 +32,7 @@ SHARING, SHARED = 8, 400
     help="Random weights of this shape instead of the shipped model.",
 )
 @click.option("--quant", default="none", show_default=True, help="Of those weights.")
-@click.option("--dtype", help="Of the weights.  [default: fp32; of a shape auto]")
+@click.option("--dtype", help="Of the weights.  [default: fp32; of a shape bf16]")
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--seconds", default=60.0, show_default=True, help="Of the mixed load; 0: none.")
@@ -54,7 +54,7 @@ def main(
     status or text, pages are held afterwards, or the server is not healthy.
     """
     random.seed(7)
-    dtype = dtype or ("fp32" if shape is None else "auto")
+    dtype = dtype or ("fp32" if shape is None else "bf16")
     options = ["--dtype", dtype, "--backend", backend, "--device", device]
     options += ["--quant", quant] if shape is None else ["--shape", shape, "--quant", quant]
     with tempfile.TemporaryDirectory() as folder, Process(Path(folder), options, shape) as server:

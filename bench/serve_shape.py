@@ -41,7 +41,7 @@ class Numbers(Tokenizer):
 @click.command()
 @click.option("--shape", type=click.Choice(bench_options.SHAPES), required=True)
 @click.option("--quant", default="none")
-@click.option("--dtype", default="auto")
+@click.option("--dtype", default="bf16")
 @click.option("--device", default="auto")
 @click.option("--backend", default="auto")
 @click.option("--port", type=int, required=True)

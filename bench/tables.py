@@ -123,6 +123,22 @@ def instructions(results: Path) -> str:
     return table(head, lines)
 
 
+def serving(results: Path) -> str:
+    """Many streams at once on a CPU, by `python -m bench.serve`."""
+    found = [_json(path) for path in sorted(results.glob("serve-*-cpu.json"))]
+    if not found:
+        raise FileNotFoundError(results / "serve-*-cpu.json")
+    lines = []
+    for one in found:
+        form = one["dtype"] if one["quant"] == "none" else one["quant"]
+        scale, name = one["scale"], f"{one['model']}, {form}"
+        lines.append([f"{name}: tok/s of all", *(f"{x['tokens_per_second']:.0f}" for x in scale)])
+        for key, said in (("token_ms", "time per token"), ("first_token_ms", "to the first")):
+            cells = (f"{x[key]['p50']:.0f} · {x[key]['p99']:.0f}" for x in scale)
+            lines.append([f"{said}, ms, p50 · p99", *cells])
+    return table(["streams", *(str(x["streams"]) for x in found[0]["scale"])], lines)
+
+
 def gpu(results: Path) -> str:
     """Decoding on a GPU by weights and backend, by `bench/gpu.sh`."""
     found = [r for p in sorted(results.glob("gpu-decode-*.json")) for r in _models(p)]
@@ -197,6 +213,7 @@ def _json(path: Path) -> Any:
 TABLES: dict[str, Callable[[Path], str]] = {
     "quantized": quantized,
     "speed": speed,
+    "serving": serving,
     "kernels": kernels,
     "instructions": instructions,
     "peers": peers,
