@@ -1,6 +1,7 @@
 """`llama2gpu serve`: a model over HTTP."""
 
 import os
+import re
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -128,8 +129,10 @@ def command(
     """
     if pods is not None and max_batch is not None:
         raise click.UsageError("--pods and --max-batch exclude each other: they are the same.")
-    if rest["api_key"] == "":
-        raise click.UsageError("--api-key is empty: give a key, or leave it out.")
+    _check_key(rest["api_key"])
+    for origin in rest["cors"]:
+        _check_origin(origin, rest["api_key"])
+    rest["cors"] = tuple(map(str.lower, rest["cors"]))  # as browsers send them
     missing = [package for package in NEEDED if find_spec(package) is None]
     if missing:
         lacks = " and ".join(missing)
@@ -162,6 +165,26 @@ def command(
             log("cache", pages=pages, tokens=pages * page, bytes=llama.engine.cache.nbytes)
             log("chat template", name=chat.name, why=chat.why, trained=chat.trained)
             serve(llama, settings, store, found)
+
+
+def _check_key(key: str | None) -> None:
+    """Raises `UsageError` for a key that no client could send."""
+    if key == "":
+        raise click.UsageError("--api-key is empty: give a key, or leave it out.")
+    if key is not None and (key != key.strip() or not key.isprintable()):
+        message = "--api-key has white space around it, or what can't be printed: leave that out."
+        raise click.UsageError(message)
+
+
+def _check_origin(origin: str, key: str | None) -> None:
+    """Raises `UsageError` for what no browser sends as an origin, and so would never match."""
+    if origin == "*" and key is None:
+        raise click.UsageError("--cors '*' lets every page call: set a key (--api-key).")
+    if origin not in ("*", "null") and not re.fullmatch(r"[A-Za-z][\w+.-]*://[^/?#@\s*]+", origin):
+        raise click.UsageError(
+            f"--cors {origin} is no origin: give scheme, host and, where it is another, the port, "
+            "such as https://example.org or http://localhost:3000, and nothing behind it."
+        )
 
 
 def _name(model: str | None) -> str:

@@ -51,7 +51,7 @@ def build_app(service: Service, store: JobStore) -> FastAPI:
             CORSMiddleware,
             allow_origins=list(service.settings.cors),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["*"],  # OpenAI's client for browsers sends headers of its own
         )
     return app
 

@@ -1,6 +1,8 @@
 """llama.go's jobs: prompts that are taken now and answered when there is room."""
 
 import asyncio
+import logging
+import sqlite3
 import uuid
 
 from fastapi import APIRouter
@@ -19,6 +21,8 @@ from llama2gpu.tokenizer import well_formed
 WAITING = 10_000
 #: Seconds between looks for room, where a job found none.
 _PAUSE = 0.2
+#: Seconds until the next look where the file of jobs can't be used.
+_AFTER_ERROR = 5.0
 
 
 class Jobs:
@@ -83,17 +87,25 @@ class Jobs:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            room = max(self.service.settings.max_batch // 2, 1) - len(self._tasks)
-            jobs = []
-            if room > 0 and not self.service.draining:
-                name = self.service.settings.name
-                jobs = await asyncio.to_thread(self.store.start, room, name)
-            for job in jobs:
-                task = asyncio.create_task(self._process(job))
-                self._tasks.add(task)
-                task.add_done_callback(self._done)
-            waiting = await asyncio.to_thread(self.store.waiting)
-            self.service.metrics.jobs.set(waiting)
+            try:
+                await self._start_some()
+            except sqlite3.Error as error:  # such as a full disk, which may have room again
+                log("jobs wait", logging.ERROR, error=one_line(error))
+                await asyncio.sleep(_AFTER_ERROR)
+                self._wake.set()
+
+    async def _start_some(self) -> None:
+        room = max(self.service.settings.max_batch // 2, 1) - len(self._tasks)
+        jobs = []
+        if room > 0 and not self.service.draining:
+            name = self.service.settings.name
+            jobs = await asyncio.to_thread(self.store.start, room, name)
+        for job in jobs:
+            task = asyncio.create_task(self._process(job))
+            self._tasks.add(task)
+            task.add_done_callback(self._done)
+        waiting = await asyncio.to_thread(self.store.waiting)
+        self.service.metrics.jobs.set(waiting)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -6,10 +6,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 
 #: Loggers whose records become lines; those of uvicorn's accesses are replaced by our own.
-_NAMES = ("llama2gpu", "uvicorn.error")
+_NAMES = ("llama2gpu", "uvicorn.error", "asyncio")
+#: Seconds in which asyncio tells the same thing once.
+_SPARSE_SECONDS = 1.0
 
 logger = logging.getLogger("llama2gpu.server")
 
@@ -32,6 +35,24 @@ class JSONLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class Sparse(logging.Filter):
+    """Lets asyncio's word pass once a second: out of files it has thousands of the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record becomes a line."""
+        if record.name != "asyncio":
+            return True
+        key = str(record.msg)[:100]
+        due = record.created - self._told.get(key, -inf) >= _SPARSE_SECONDS
+        if due:
+            self._told = {**self._told, key: record.created} if len(self._told) < 100 else {}
+        return due
+
+
 @contextmanager
 def json_lines(quiet: bool = False) -> Iterator[None]:
     """For as long as the block lasts, what is logged goes to stderr as JSON and nowhere else.
@@ -41,6 +62,7 @@ def json_lines(quiet: bool = False) -> Iterator[None]:
     level = logging.ERROR if quiet else logging.INFO
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JSONLines())
+    handler.addFilter(Sparse())
     loggers = [logging.getLogger(name) for name in _NAMES]
     before = [(found, found.handlers[:], found.level, found.propagate) for found in loggers]
     for found in loggers:

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from llama2gpu.api import Llama
 from llama2gpu.errors import Llama2GPUError
 from llama2gpu.server.app import build_app
+from llama2gpu.server.connection import Connection
 from llama2gpu.server.job_store import JobStore
 from llama2gpu.server.logs import log
 from llama2gpu.server.service import Service
@@ -33,6 +34,7 @@ class Server(uvicorn.Server):
         self.service = service
         config = uvicorn.Config(
             app,
+            http=Connection,
             log_config=None,
             access_log=False,
             ws="none",

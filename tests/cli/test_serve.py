@@ -27,10 +27,25 @@ def test_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         ["--pods", "2", "--max-batch", "2"],
         ["--timeout", "0"],
         ["--api-key", ""],
+        ["--api-key", " key"],
+        ["--api-key", "key\r"],
+        ["--api-key", "k\udcffy"],
+        ["--cors", "*"],
+        ["--cors", "example.org"],
+        ["--cors", "https://example.org/"],
+        ["--cors", "https://*.example.org"],
     ],
 )
 def test_wrong_usage(args: list[str]) -> None:
-    assert CliRunner().invoke(cli.program, ["serve", *args]).exit_code == 2
+    result = CliRunner().invoke(cli.program, ["serve", *args])
+    assert result.exit_code == 2
+    assert args[0] in result.stderr
+
+
+@pytest.mark.parametrize("origin", ["https://a.example", "http://[::1]:80", "chrome-extension://x"])
+def test_origins(origin: str) -> None:
+    serve._check_origin(origin, None)
+    serve._check_origin("*", "key")
 
 
 @pytest.mark.parametrize(

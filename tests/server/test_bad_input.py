@@ -50,6 +50,27 @@ def test_body_that_is_no_object(server: "Server", path: str, body: bytes) -> Non
     refused(server, path, body)
 
 
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("CompletionBody", {"prompt": ["x", *[5] * 1000]}),
+        ("CompletionBody", {"prompt": [5, *["x"] * 1000]}),
+        ("CompletionBody", {"prompt": [[None]] * 1000}),
+        ("ChatBody", {"messages": [{}] * 1000}),
+        ("ChatBody", {"messages": [{"role": "user", "content": [{}] * 1000}]}),
+        ("DetokenizeBody", {"tokens": [-1] * 1000}),
+    ],
+)
+def test_complaints_do_not_grow_with_the_body(kind: str, body: dict[str, Any]) -> None:
+    """A complaint of each item would hold up all streams for seconds."""
+    pydantic = pytest.importorskip("pydantic")
+    from llama2gpu.server import schemas
+
+    with pytest.raises(pydantic.ValidationError) as refusal:
+        getattr(schemas, kind).model_validate(body)
+    assert refusal.value.error_count() < 10
+
+
 def test_body_of_another_type(server: "Server") -> None:
     body = json.dumps({"prompt": "x"}).encode()
     refused(server, "/v1/completions", body, {"Content-Type": "text/plain"})

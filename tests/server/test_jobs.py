@@ -1,15 +1,17 @@
 """llama.go's jobs over HTTP, and that an accepted one survives a kill."""
 
+import asyncio
 import sqlite3
 from pathlib import Path
 from time import sleep
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid1, uuid4
 
 import pytest
 
 from llama2gpu.api import Llama
-from llama2gpu.server.job_store import FINISHED, PROCESSING, QUEUED, JobsError, JobStore
+from llama2gpu.server.job_store import FINISHED, PROCESSING, QUEUED, Job, JobsError, JobStore
 
 if TYPE_CHECKING:
     from tests.server.running import Server
@@ -88,6 +90,45 @@ def test_accepted_jobs_survive_a_kill(
         for id, prompt in prompts.items():
             job = await_job(server, id)
             assert job["output"] == alone.generate(prompt, temperature=0, max_tokens=80).text
+
+
+def test_jobs_go_on_after_an_error_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that was full for a while: what waits is started once there is room."""
+    pytest.importorskip("fastapi")
+    from llama2gpu.server import jobs
+    from llama2gpu.server.settings import Settings
+
+    store, failures, started = JobStore(tmp_path / "jobs.sqlite"), 2, asyncio.Event()
+    take = store.start
+
+    def start(count: int, model: str) -> list[Job]:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise sqlite3.OperationalError("database or disk is full")
+        return take(count, model)
+
+    async def process(job: Job) -> None:
+        store.finish(job, "done")
+        started.set()
+
+    async def work() -> None:
+        service: Any = SimpleNamespace(settings=Settings("m"), draining=False)
+        service.metrics = SimpleNamespace(jobs=SimpleNamespace(set=lambda count: None))
+        runner = jobs.Jobs(service, store)
+        monkeypatch.setattr(runner, "_process", process)
+        runner.start()
+        async with asyncio.timeout(60):
+            await started.wait()
+        await runner.stop()
+
+    monkeypatch.setattr(store, "start", start)
+    monkeypatch.setattr(jobs, "_AFTER_ERROR", 0.01)
+    store.add(str(uuid4()), "x", limit=3)
+    asyncio.run(work())
+    assert failures < 0
 
 
 def test_store_queues_anew_what_was_under_way(tmp_path: Path) -> None:

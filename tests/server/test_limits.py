@@ -45,6 +45,12 @@ def test_key(tmp_path: Path, server: "Server") -> None:
         asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
         allowed = httpx.options(f"{guarded.url}/v1/completions", headers=asked)
         assert allowed.headers["access-control-allow-origin"] == "https://a.example"
+        asked["Access-Control-Request-Headers"] = "authorization,content-type,x-stainless-lang"
+        client = httpx.options(
+            f"{guarded.url}/v1/completions", headers=asked
+        )  # OpenAI's, of a page
+        assert client.status_code == 200
+        assert "x-stainless-lang" in client.headers["access-control-allow-headers"]
         asked["Origin"] = "https://b.example"
         refused = httpx.options(f"{guarded.url}/v1/completions", headers=asked)
         assert "access-control-allow-origin" not in refused.headers
