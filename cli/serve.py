@@ -1,6 +1,7 @@
 """`llama2gpu serve`: a model over HTTP."""
 
 import os
+import re
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,8 +17,34 @@ from llama2gpu.errors import Llama2GPUError
 NEEDED = ("fastapi", "prometheus_client", "pydantic", "uvicorn")
 
 
+#: The variable that holds the key.
+KEY = "LLAMA2GPU_API_KEY"
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@*]+")
+
+
 class MissingExtraError(Llama2GPUError):
     """The packages of an extra are not installed."""
+
+
+def read_key(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Callback of --api-key: a key that a header can hold; an empty variable opens nothing."""
+    value = os.environ.get(KEY) if value is None else value
+    if value == "":
+        raise click.BadParameter(f"it is empty: give a key, or leave it out and unset {KEY}.")
+    if value is not None and (value != value.strip() or not value.isprintable()):
+        raise click.BadParameter("no client could send it: give visible characters alone.")
+    return value
+
+
+def read_origins(
+    ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Callback of --cors: origins as browsers send them, or * for all."""
+    origins = [origin.lower().removesuffix("/") for origin in value]
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise click.BadParameter(f"{origin!r} is no origin: give one like https://example.org.")
+    return tuple(origins)
 
 
 @click.command()
@@ -32,10 +59,11 @@ class MissingExtraError(Llama2GPUError):
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
 @click.option(
     "--api-key",
-    envvar="LLAMA2GPU_API_KEY",
+    envvar=KEY,
     metavar="KEY",
+    callback=read_key,
     help="What clients must send as a bearer token. Other users of the machine can read it here: "
-    "rather set the variable LLAMA2GPU_API_KEY.",
+    f"rather set the variable {KEY}.",
 )
 @click.option("--name", help="What the API calls the model.  [default: as --model has it]")
 @click.option(
@@ -62,6 +90,7 @@ class MissingExtraError(Llama2GPUError):
 @click.option(
     "--timeout",
     type=click.FloatRange(1, 86400),
+    callback=options.finite,
     default=600.0,
     show_default=True,
     help="Seconds that a request may take.",
@@ -69,6 +98,7 @@ class MissingExtraError(Llama2GPUError):
 @click.option(
     "--grace",
     type=click.FloatRange(0, 3600),
+    callback=options.finite,
     default=30.0,
     show_default=True,
     help="Seconds that running requests have left at SIGTERM or Control-C.",
@@ -84,7 +114,9 @@ class MissingExtraError(Llama2GPUError):
     "--cors",
     multiple=True,
     metavar="ORIGIN",
-    help="Let pages of this origin call, such as https://example.org; may be repeated.",
+    callback=read_origins,
+    help="Let pages of this origin call, such as https://example.org, or with a key of any (*); "
+    "may be repeated.",
 )
 @click.option(
     "--jobs",
@@ -103,6 +135,7 @@ class MissingExtraError(Llama2GPUError):
     "--temp",
     "temperature",
     type=click.FloatRange(0, 2),
+    callback=options.finite,
     default=0.5,
     show_default=True,
     help="Temperature of jobs; 0 is greedy.",
@@ -128,8 +161,8 @@ def command(
     """
     if pods is not None and max_batch is not None:
         raise click.UsageError("--pods and --max-batch exclude each other: they are the same.")
-    if rest["api_key"] == "":
-        raise click.UsageError("--api-key is empty: give a key, or leave it out.")
+    if "*" in rest["cors"] and rest["api_key"] is None:
+        raise click.UsageError(f"--cors '*' needs a key: set {KEY}, or name the origins.")
     missing = [package for package in NEEDED if find_spec(package) is None]
     if missing:
         lacks = " and ".join(missing)
@@ -172,5 +205,10 @@ def _name(model: str | None) -> str:
 
 
 def _jobs_file(port: int) -> Path:
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    from llama2gpu.server.job_store import JobsError
+
+    try:
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError as error:
+        raise JobsError("there is no home folder to keep jobs in: give a file (--jobs)") from error
     return Path(state) / "llama2gpu" / f"jobs-{port}.sqlite"
