@@ -157,7 +157,8 @@ def command(
     /v1/models, /v1/completions and /v1/chat/completions are OpenAI's, /jobs is llama.go's; there
     are /tokenize, /detokenize, /health, /ready and /metrics. Only this machine can call, unless
     --host says otherwise. The log is one JSON object a line on stderr; it holds no text of a prompt
-    or an answer. SIGTERM and Control-C end the server once what runs has finished.
+    or an answer. SIGTERM and Control-C end the server once what runs has finished; Control-C again
+    ends that too.
     """
     if pods is not None and max_batch is not None:
         raise click.UsageError("--pods and --max-batch exclude each other: they are the same.")

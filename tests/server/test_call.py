@@ -1,7 +1,7 @@
 """Pieces on their way to readers, without a server."""
 
 import asyncio
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -10,6 +10,11 @@ pytest.importorskip("fastapi", reason="needs fastapi")
 from llama2gpu.request import Request, StopReason, Token
 from llama2gpu.server.call import BACKLOG, Call, Piece
 from llama2gpu.server.errors import APIError
+from llama2gpu.server.metrics import Metrics
+from llama2gpu.server.worker import Worker as EngineWorker
+
+if TYPE_CHECKING:
+    from llama2gpu.api import Llama
 
 
 class Worker:
@@ -109,3 +114,17 @@ def test_what_has_ended_does_not_fail() -> None:
     call.fail(APIError(503, "no more"))
     assert read(call) == [(0, "all", 1)]
     assert not worker.cancelled
+
+
+def test_thread_ends_also_behind_its_event_loop(alone: "Llama") -> None:
+    worker = EngineWorker(alone, Metrics(alone.engine), 1)
+
+    async def begin() -> None:
+        worker.start()
+
+    asyncio.run(begin())
+    worker._tell(lambda: None)  # the loop is closed
+    assert worker.alive
+    for _ in range(2):
+        worker.end()
+        assert not worker.alive
