@@ -138,7 +138,7 @@ async def _fill(outcome: Outcome, port: int) -> None:
 
 
 async def _connect(port: int, slow: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection; that of a slow reader holds next to nothing that was not read."""
+    """A connection; that of a slow reader holds little here, though megabytes at the server."""
     found = socket.socket()
     if slow:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -151,7 +151,7 @@ def _request(kind: str, asked: Asked) -> bytes:
     stream = {} if kind == "reader of whole answers" else {"stream": True}
     more: dict[str, Any] = {"stream_options": {"include_usage": True}} if stream else {}
     if kind == "slow reader":
-        more["logprobs"] = 5  # more bytes than the sockets hold
+        more["logprobs"] = 5  # more to read
     if kind == "too long a prompt":
         asked = replace(asked, prompt="word " * 100_000)
     body = asked.body(**stream, **more)

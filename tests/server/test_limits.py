@@ -165,6 +165,8 @@ def test_stop_lets_streams_finish(tmp_path: Path, server: "Server", number: int)
         assert stopping.process.wait(timeout=60) == 0
     log = [json.loads(line) for line in stopping.log.read_text().splitlines()]
     assert {"listening", "request", "stopping", "stopped"} <= {line["event"] for line in log}
+    (streamed,) = [line for line in log if line.get("path") == "/v1/completions"]
+    assert (streamed["prompt_tokens"], streamed["completion_tokens"]) == (5, 370)
     assert not any("Once upon" in str(line) for line in log)
 
 
