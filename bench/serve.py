@@ -53,8 +53,9 @@ def main(
     prompts that begin alike; then, all at once, readers, slow readers, clients that leave,
     malformed bodies, 10 MB bodies, wrong keys and prompts that are too long. In float32 every
     greedy answer must be the text that it is alone, without a server. Exits with 1 where an answer
-    had a wrong status, text, usage or end, where anything is held or runs afterwards, or where the
-    server is not healthy; "failed" says which.
+    had a wrong status, text, usage or end, where anything is held or runs afterwards, where a
+    common beginning was mostly computed anew, or where the server is not healthy; "failed" says
+    which.
     """
     random.seed(7)
     dtype = dtype or ("fp32" if shape is None else "auto")
@@ -88,6 +89,9 @@ def _failed(result: dict[str, Any]) -> list[str]:
     found = [f"mixed.{name}" for name in zero if mixed.get(name)]
     found += ["mixed.healthy_after"] * (not mixed.get("healthy_after", True))
     found += ["scale.wrong"] * any(row["wrong"] for row in result["scale"])
+    shared = result["shared_prompt"]
+    if 2 * shared["tokens_computed"] > shared["tokens_sent"]:
+        found.append("shared_prompt.tokens_computed")
     return found + ["exit_status"] * bool(result["exit_status"])
 
 

@@ -86,6 +86,7 @@ def test_what_failed_is_named() -> None:
         "mixed": mixed,
         "exit_status": 0,
     }
+    good["shared_prompt"] = {"tokens_sent": 800.0, "tokens_computed": 130.0}
     assert _failed(good) == []
     for name in mixed:
         bad = good | {"mixed": mixed | {name: False if name == "healthy_after" else 1}}
@@ -94,5 +95,7 @@ def test_what_failed_is_named() -> None:
         "scale.wrong",
         "exit_status",
     ]
+    anew = {"shared_prompt": {"tokens_sent": 800.0, "tokens_computed": 800.0}}
+    assert _failed(good | anew) == ["shared_prompt.tokens_computed"]
     different: dict[str, Any] = {"mixed": mixed | {"different_texts": 3}, "dtype": "bf16"}
     assert _failed(good | different) == []  # they may differ there
