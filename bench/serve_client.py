@@ -7,41 +7,56 @@ import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 KEY = "bench"
-#: Kind of client → how often it comes, and the statuses that are right for it.
+#: Kind of client → how often it comes, and the status that is right for it.
 KINDS = {
-    "reader": (10, {200, 429}),
-    "reader of whole answers": (2, {200, 429}),
-    "slow reader": (2, {200, 429}),
-    "vanishing": (2, {200, 429}),
-    "malformed JSON": (1, {400}),
-    "10 MB body": (1, {413}),
-    "wrong key": (1, {401}),
-    "too long a prompt": (1, {400}),
+    "reader": (10, 200),
+    "reader of whole answers": (2, 200),
+    "slow reader": (2, 200),
+    "vanishing": (2, 200),
+    "malformed JSON": (1, 400),
+    "10 MB body": (1, 413),
+    "wrong key": (1, 401),
+    "too long a prompt": (1, 400),
 }
+#: Seconds that any answer may take; the server's own limit is less.
+PATIENCE = 700
 #: Tokens of each stream after which its pace is known.
 SETTLED = 16
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A greedy request: its prompt and how many tokens its answer is to have."""
+    """A greedy request: its prompt, tokens of its answer, and a text that ends that, if any."""
 
     prompt: str
     tokens: int
+    stop: str = ""
 
     def body(self, **more: object) -> bytes:
         """As the server takes it."""
         asked = {"prompt": self.prompt, "max_tokens": self.tokens, "temperature": 0}
-        return json.dumps({**asked, "ignore_eos": True, **more}).encode()
+        stop = {"stop": self.stop} if self.stop else {}
+        return json.dumps({**asked, "ignore_eos": True, **stop, **more}).encode()
+
+
+class Alone(NamedTuple):
+    """What a request gives alone; tokens: None where a text ends it."""
+
+    text: str
+    prompt_tokens: int
+    tokens: int | None
 
 
 @dataclass
 class Outcome:
-    """What one client saw: a status (0: none), when text came (seconds), the text, its tokens."""
+    """What one client saw: a status (0: none), when text came (seconds), the text, its tokens.
+
+    reason: why it ended, as the server says it.
+    """
 
     kind: str
     asked: Asked
@@ -50,19 +65,30 @@ class Outcome:
     events: list[float] = field(default_factory=list)
     text: str = ""
     tokens: int = 0
+    prompt_tokens: int = 0
+    reason: str | None = None
     done: bool = False
 
     @property
     def right(self) -> bool:
         """Whether the server did what it should."""
         whole = self.done or self.status != 200 or self.kind == "vanishing"
-        return self.status in KINDS[self.kind][1] and whole
+        return self.status == KINDS[self.kind][1] and whole
 
-    def differs(self, text: str) -> bool:
+    def differs(self, alone: Alone) -> bool:
         """Whether what came is not this text, or its beginning for a client that left."""
         if self.status != 200:
             return False
-        return self.text != text if self.done else not text.startswith(self.text)
+        return self.text != alone.text if self.done else not alone.text.startswith(self.text)
+
+    def miscounts(self, alone: Alone) -> bool:
+        """Whether a whole answer tells other tokens or another reason than it has."""
+        if self.status != 200 or not self.done:
+            return False
+        reason = "stop" if self.asked.stop else "length"
+        told = self.prompt_tokens, self.tokens, self.reason
+        tokens = self.tokens if alone.tokens is None else alone.tokens
+        return told != (alone.prompt_tokens, tokens, reason)
 
 
 class Prompts:
@@ -92,7 +118,9 @@ class Prompts:
 async def ask(port: int, kind: str, asked: Asked) -> Outcome:
     """One request of a kind; the answer is read to its end, or as its kind does."""
     outcome = Outcome(kind, asked)
-    await _fill(outcome, port)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE):
+            await _fill(outcome, port)
     return outcome
 
 
@@ -110,7 +138,7 @@ async def _fill(outcome: Outcome, port: int) -> None:
 
 
 async def _connect(port: int, slow: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection; that of a slow reader holds next to nothing that was not read."""
+    """A connection; that of a slow reader holds little here, though megabytes at the server."""
     found = socket.socket()
     if slow:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -123,9 +151,9 @@ def _request(kind: str, asked: Asked) -> bytes:
     stream = {} if kind == "reader of whole answers" else {"stream": True}
     more: dict[str, Any] = {"stream_options": {"include_usage": True}} if stream else {}
     if kind == "slow reader":
-        more["logprobs"] = 5  # more bytes than the sockets hold
+        more["logprobs"] = 5  # more to read
     if kind == "too long a prompt":
-        asked = Asked("word " * 100_000, asked.tokens)
+        asked = replace(asked, prompt="word " * 100_000)
     body = asked.body(**stream, **more)
     if kind == "malformed JSON":
         body = body[: random.randrange(1, len(body))]
@@ -142,8 +170,8 @@ async def _read(reader: asyncio.StreamReader, outcome: Outcome) -> None:
     outcome.status = int(line.split()[1]) if line else 0
     if outcome.kind == "reader of whole answers" and outcome.status == 200:
         data = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
-        outcome.text, outcome.done = data["choices"][0]["text"], True
-        outcome.tokens = data["usage"]["completion_tokens"]
+        outcome.done = True
+        _take(outcome, data)
         return
     leaves = random.randrange(1, 20) if outcome.kind == "vanishing" else None
     async for line in reader:
@@ -152,16 +180,22 @@ async def _read(reader: asyncio.StreamReader, outcome: Outcome) -> None:
         if line.startswith(b"data: [DONE]"):
             outcome.done = True
             continue
-        data = json.loads(line[6:])
-        if data.get("usage"):
-            outcome.tokens = data["usage"]["completion_tokens"]
-        for choice in data.get("choices", ()):
-            outcome.events.append(time.perf_counter())
-            outcome.text += choice["text"]
+        _take(outcome, json.loads(line[6:]))
         if len(outcome.events) == leaves:
             return
         if outcome.kind == "slow reader":
             await asyncio.sleep(0.05)
+
+
+def _take(outcome: Outcome, data: dict[str, Any]) -> None:
+    """Takes a whole answer, or an event of a stream."""
+    if used := data.get("usage"):
+        outcome.prompt_tokens, outcome.tokens = used["prompt_tokens"], used["completion_tokens"]
+    for choice in data.get("choices", ()):
+        outcome.text += choice["text"]
+        outcome.reason = choice["finish_reason"] or outcome.reason
+        if choice["text"]:
+            outcome.events.append(time.perf_counter())
 
 
 async def crowd(

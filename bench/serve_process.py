@@ -19,6 +19,8 @@ import click
 
 from bench.serve_client import KEY
 
+#: Sequences that run at once, and with those that may wait beside them.
+BATCH, ROOM = 64, 64 + 128
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -30,7 +32,15 @@ class Process:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         module = ["llama2gpu", "serve", "-q"] if shape is None else ["bench.serve_shape"]
-        command = [sys.executable, "-m", *module, "--port", str(self.port), "--max-batch", "64"]
+        command = [
+            sys.executable,
+            "-m",
+            *module,
+            "--port",
+            str(self.port),
+            "--max-batch",
+            str(BATCH),
+        ]
         command += ["--jobs", str(folder / "jobs.sqlite"), *options]
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | {"LLAMA2GPU_API_KEY": KEY}

@@ -38,6 +38,14 @@ class Numbers(Tokenizer):
         return {}
 
 
+def open_shape(subject: Subject, sequences: int = 1) -> Llama:
+    """Random weights, with pages for so many sequences at once."""
+    model = subject.open(0)
+    pages = cache_pages(model, None, sequences, None)
+    engine = Engine(model, max_sequences=sequences, max_pages=pages)
+    return Llama(subject.random(engine.device), Numbers(model.config.vocab), engine)
+
+
 @click.command()
 @click.option("--shape", type=click.Choice(bench_options.SHAPES), required=True)
 @click.option("--quant", default="none")
@@ -59,11 +67,7 @@ def main(
 ) -> None:
     """Serve it until a signal ends it."""
     bound_memory()
-    subject = Subject(shape, backend, device, dtype, quant)
-    model = subject.open(0)
-    pages = cache_pages(model, None, max_batch, None)
-    engine = Engine(model, max_sequences=max_batch, max_pages=pages)
-    llama = Llama(subject.random(engine.device), Numbers(model.config.vocab), engine)
+    llama = open_shape(Subject(shape, backend, device, dtype, quant), max_batch)
     settings = Settings(shape, api_key=KEY, max_batch=max_batch)
     with (
         json_lines(quiet=True),

@@ -1,7 +1,6 @@
 """`llama2gpu bench compare`: whether a run became slower, for people and for CI."""
 
 import json
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,19 +17,12 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path)
 
 
-def number(ctx: click.Context, param: click.Parameter, value: float) -> float:
-    """Callback: "nan" is within every range, and nothing is slower by more than that."""
-    if math.isnan(value):
-        raise click.BadParameter("nan is not a number.")
-    return value
-
-
 @click.command("compare")
 @click.argument("old", type=FILE)
 @click.argument("new", type=FILE)
 @click.option(
     "--threshold", type=click.FloatRange(0, 100), default=5.0, show_default=True, metavar="PERCENT",
-    callback=number, help="Speed that a row may lose.",
+    callback=options.finite, help="Speed that a row may lose.",
 )  # fmt: skip
 @options.as_json
 @options.quiet

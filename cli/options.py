@@ -1,6 +1,7 @@
 """Options and arguments that several commands take, each said once."""
 
 import logging
+import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +22,13 @@ def read_text(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     if sys.stdin is None:
         raise click.BadParameter("standard input is closed.")
     return sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+
+
+def finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    """Callback: the number, which must not be infinite, nor NaN, which every range lets through."""
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number.")
+    return value
 
 
 MODEL = "FILE|FOLDER|NAME"

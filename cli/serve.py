@@ -15,10 +15,34 @@ from llama2gpu.errors import Llama2GPUError
 
 #: What `llama2gpu[serve]` installs.
 NEEDED = ("fastapi", "prometheus_client", "pydantic", "uvicorn")
+#: The variable that holds the key.
+KEY = "LLAMA2GPU_API_KEY"
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@*]+")
 
 
 class MissingExtraError(Llama2GPUError):
     """The packages of an extra are not installed."""
+
+
+def read_key(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Callback of --api-key: a key that a header can hold; an empty variable opens nothing."""
+    value = os.environ.get(KEY) if value is None else value
+    if value == "":
+        raise click.BadParameter(f"it is empty: give a key, or leave it out and unset {KEY}.")
+    if value is not None and (value != value.strip() or not value.isprintable()):
+        raise click.BadParameter("no client could send it: give visible characters alone.")
+    return value
+
+
+def read_origins(
+    ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Callback of --cors: origins as browsers send them, or * for all."""
+    origins = [origin.lower().removesuffix("/") for origin in value]
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise click.BadParameter(f"{origin!r} is no origin: give one like https://example.org.")
+    return tuple(origins)
 
 
 @click.command()
@@ -33,10 +57,11 @@ class MissingExtraError(Llama2GPUError):
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
 @click.option(
     "--api-key",
-    envvar="LLAMA2GPU_API_KEY",
+    envvar=KEY,
     metavar="KEY",
+    callback=read_key,
     help="What clients must send as a bearer token. Other users of the machine can read it here: "
-    "rather set the variable LLAMA2GPU_API_KEY.",
+    f"rather set the variable {KEY}.",
 )
 @click.option("--name", help="What the API calls the model.  [default: as --model has it]")
 @click.option(
@@ -63,6 +88,7 @@ class MissingExtraError(Llama2GPUError):
 @click.option(
     "--timeout",
     type=click.FloatRange(1, 86400),
+    callback=options.finite,
     default=600.0,
     show_default=True,
     help="Seconds that a request may take.",
@@ -70,6 +96,7 @@ class MissingExtraError(Llama2GPUError):
 @click.option(
     "--grace",
     type=click.FloatRange(0, 3600),
+    callback=options.finite,
     default=30.0,
     show_default=True,
     help="Seconds that running requests have left at SIGTERM or Control-C.",
@@ -85,7 +112,9 @@ class MissingExtraError(Llama2GPUError):
     "--cors",
     multiple=True,
     metavar="ORIGIN",
-    help="Let pages of this origin call, such as https://example.org; may be repeated.",
+    callback=read_origins,
+    help="Let pages of this origin call, such as https://example.org, or with a key of any (*); "
+    "may be repeated.",
 )
 @click.option(
     "--jobs",
@@ -104,6 +133,7 @@ class MissingExtraError(Llama2GPUError):
     "--temp",
     "temperature",
     type=click.FloatRange(0, 2),
+    callback=options.finite,
     default=0.5,
     show_default=True,
     help="Temperature of jobs; 0 is greedy.",
@@ -125,14 +155,13 @@ def command(
     /v1/models, /v1/completions and /v1/chat/completions are OpenAI's, /jobs is llama.go's; there
     are /tokenize, /detokenize, /health, /ready and /metrics. Only this machine can call, unless
     --host says otherwise. The log is one JSON object a line on stderr; it holds no text of a prompt
-    or an answer. SIGTERM and Control-C end the server once what runs has finished.
+    or an answer. SIGTERM and Control-C end the server once what runs has finished; Control-C again
+    ends that too.
     """
     if pods is not None and max_batch is not None:
         raise click.UsageError("--pods and --max-batch exclude each other: they are the same.")
-    _check_key(rest["api_key"])
-    for origin in rest["cors"]:
-        _check_origin(origin, rest["api_key"])
-    rest["cors"] = tuple(map(str.lower, rest["cors"]))  # as browsers send them
+    if "*" in rest["cors"] and rest["api_key"] is None:
+        raise click.UsageError(f"--cors '*' needs a key: set {KEY}, or name the origins.")
     missing = [package for package in NEEDED if find_spec(package) is None]
     if missing:
         lacks = " and ".join(missing)
@@ -167,26 +196,6 @@ def command(
             serve(llama, settings, store, found)
 
 
-def _check_key(key: str | None) -> None:
-    """Raises `UsageError` for a key that no client could send."""
-    if key == "":
-        raise click.UsageError("--api-key is empty: give a key, or leave it out.")
-    if key is not None and (key != key.strip() or not key.isprintable()):
-        message = "--api-key has white space around it, or what can't be printed: leave that out."
-        raise click.UsageError(message)
-
-
-def _check_origin(origin: str, key: str | None) -> None:
-    """Raises `UsageError` for what no browser sends as an origin, and so would never match."""
-    if origin == "*" and key is None:
-        raise click.UsageError("--cors '*' lets every page call: set a key (--api-key).")
-    if origin not in ("*", "null") and not re.fullmatch(r"[A-Za-z][\w+.-]*://[^/?#@\s*]+", origin):
-        raise click.UsageError(
-            f"--cors {origin} is no origin: give scheme, host and, where it is another, the port, "
-            "such as https://example.org or http://localhost:3000, and nothing behind it."
-        )
-
-
 def _name(model: str | None) -> str:
     """A model's name as the API has it: the Hub's, or that of its file or folder."""
     if model is None:
@@ -195,5 +204,10 @@ def _name(model: str | None) -> str:
 
 
 def _jobs_file(port: int) -> Path:
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    from llama2gpu.server.job_store import JobsError
+
+    try:
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError as error:
+        raise JobsError("there is no home folder to keep jobs in: give a file (--jobs)") from error
     return Path(state) / "llama2gpu" / f"jobs-{port}.sqlite"

@@ -1,6 +1,5 @@
 """`llama2gpu train`: a small Llama from text files."""
 
-import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -49,13 +48,6 @@ def counts(function: Any) -> Any:
     return function
 
 
-def finite(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
-    """The number, which must not be infinite, nor NaN, which every range lets through."""
-    if not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a finite number.")
-    return value
-
-
 @click.command()
 @click.argument(
     "texts", metavar="TEXT...", nargs=-1, required=True, type=click.Path(path_type=Path)
@@ -89,7 +81,7 @@ def finite(ctx: click.Context, parameter: click.Parameter, value: float) -> floa
 @click.option(
     "--lr",
     type=click.FloatRange(0, min_open=True),
-    callback=finite,
+    callback=options.finite,
     default=2e-3,
     show_default=True,
     help="Highest learning rate.",
@@ -102,7 +94,7 @@ def finite(ctx: click.Context, parameter: click.Parameter, value: float) -> floa
 @click.option(
     "--held-out",
     type=click.FloatRange(0, 0.5),
-    callback=finite,
+    callback=options.finite,
     default=0.01,
     show_default=True,
     help="Share of the text that is never trained on.",

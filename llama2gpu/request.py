@@ -22,6 +22,13 @@ class Token(NamedTuple):
     top: tuple[tuple[int, float], ...] = ()
 
 
+def check_ids(ids: Seq[int], vocab: int) -> None:
+    """Raises `RequestError` for an id that no token has."""
+    for id in ids:
+        if not 0 <= id < vocab:
+            raise RequestError(f"token {id} is outside the vocabulary of {vocab}")
+
+
 @dataclass(frozen=True)
 class Request:
     """A prompt as token ids, how to sample, and the ids that end the answer."""
@@ -39,9 +46,7 @@ class Request:
                 f"the prompt has {len(self.prompt)} tokens but the context holds {context}: "
                 "shorten the prompt, or ask for more (--ctx)"
             )
-        for token in self.prompt:
-            if not 0 <= token < vocab:
-                raise RequestError(f"token {token} is outside the vocabulary of {vocab}")
+        check_ids(self.prompt, vocab)
 
 
 class Sequence:

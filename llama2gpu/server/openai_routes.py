@@ -10,7 +10,7 @@ from llama2gpu.request import Request as EngineRequest
 from llama2gpu.server.errors import APIError, answer
 from llama2gpu.server.schemas import ChatBody, CompletionBody, Sampling
 from llama2gpu.server.service import Service
-from llama2gpu.server.shape import ChatShape, CompletionShape, Shape, usage
+from llama2gpu.server.shape import ChatShape, CompletionShape, Shape, counts, usage
 from llama2gpu.server.stream import EventStream
 
 #: OpenAI's default for completions.
@@ -90,9 +90,8 @@ async def respond(
     if wholes is None:
         return Response(status_code=499)
     choices = [shape.whole_choice(index, piece) for index, piece in enumerate(wholes)]
-    used = usage(call, n)
-    request.state.log = {key: used[key] for key in ("prompt_tokens", "completion_tokens")}
-    return answer(shape.envelope(choices, chunk=False) | {"usage": used})
+    request.state.log = counts(call, n)
+    return answer(shape.envelope(choices, chunk=False) | {"usage": usage(call, n)})
 
 
 def _model(service: Service) -> dict[str, Any]:

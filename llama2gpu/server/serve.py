@@ -8,6 +8,7 @@ import socket
 from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import ip_address
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -28,10 +29,14 @@ class AddressError(Llama2GPUError):
 
 
 class Server(uvicorn.Server):
-    """Listens; at SIGTERM or SIGINT it takes nothing new and lets what runs finish in time."""
+    """Listens; at SIGTERM or SIGINT it takes nothing new and lets what runs finish in time.
+
+    The second SIGINT ends what runs with an error, the third one leaves it.
+    """
 
     def __init__(self, app: FastAPI, service: Service) -> None:
-        self.service = service
+        self.service, self._pressed = service, 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         config = uvicorn.Config(
             app,
             http=Connection,
@@ -43,6 +48,19 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=round(service.settings.grace + REST_SECONDS),
         )
         super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """The begin, in the loop that all else runs in."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Takes a signal."""
+        self._pressed += sig == signal.SIGINT
+        if self._pressed != 2 or self._loop is None:
+            super().handle_exit(sig, frame)
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.service.abort)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """The end: streams finish, or get an event that says why they don't."""
@@ -83,5 +101,8 @@ def serve(llama: Llama, settings: Settings, store: JobStore, found: socket.socke
     log("listening", host=host, port=port, model=settings.name, context=service.context)
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises it again once it has ended
         signal.signal(number, server.handle_exit)
-    server.run([found])
+    try:
+        server.run([found])
+    finally:
+        service.worker.end()  # also where the application was left as it was
     log("stopped")

@@ -9,7 +9,7 @@ from typing import Any
 
 from llama2gpu.api import Llama
 from llama2gpu.errors import RequestError
-from llama2gpu.request import Request
+from llama2gpu.request import Request, check_ids
 from llama2gpu.sampling import SamplingParams
 from llama2gpu.server.call import Call, Piece
 from llama2gpu.server.errors import APIError, stopping
@@ -70,7 +70,8 @@ class Service:
             )
 
     async def decode(self, ids: list[int]) -> str:
-        """Text of ids."""
+        """Text of ids. Raises `RequestError` for one that no token has."""
+        check_ids(ids, self.llama.engine.model.config.vocab)
         if len(ids) <= _SHORT:
             return self.llama.tokenizer.decode(ids)
         return await asyncio.to_thread(self.llama.tokenizer.decode, ids)

@@ -17,15 +17,17 @@ def finish(piece: Piece) -> str | None:
     return None if piece.reason is None else _FINISH.get(piece.reason, "stop")
 
 
-def usage(call: Call, n: int) -> dict[str, int]:
-    """Tokens of a call's prompts, each counted once, and of its answers."""
+def counts(call: Call, n: int) -> dict[str, int]:
+    """Tokens of a call's prompts, each counted once, and of its answers so far."""
     prompts = sum(len(answer.request.prompt) for answer in call.answers[::n])
     answers = sum(answer.count for answer in call.answers)
-    return {
-        "prompt_tokens": prompts,
-        "completion_tokens": answers,
-        "total_tokens": prompts + answers,
-    }
+    return {"prompt_tokens": prompts, "completion_tokens": answers}
+
+
+def usage(call: Call, n: int) -> dict[str, int]:
+    """The same and their sum, as OpenAI's API has them."""
+    counted = counts(call, n)
+    return {**counted, "total_tokens": sum(counted.values())}
 
 
 class Shape(Protocol):

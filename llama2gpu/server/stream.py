@@ -11,7 +11,7 @@ from llama2gpu.server.call import Call
 from llama2gpu.server.errors import APIError
 from llama2gpu.server.logs import logger
 from llama2gpu.server.service import vanished
-from llama2gpu.server.shape import Shape, usage
+from llama2gpu.server.shape import Shape, counts, usage
 
 #: Seconds that a reader has, after a call's end, to take the rest of its events.
 REST_SECONDS = 10
@@ -54,6 +54,7 @@ class EventStream(Response):
             if writer.done():
                 writer.result()
         finally:
+            scope.setdefault("state", {})["log"] = counts(self.call, self.n)
             self.call.close()
             writer.cancel()
             watcher.cancel()

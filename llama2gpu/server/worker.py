@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from llama2gpu.api import Generation, Llama
@@ -47,7 +48,7 @@ class Running:
 
 
 class Worker:
-    """Steps the engine for all calls; all methods but `run` belong to the event loop.
+    """Steps the engine for all calls; all methods but `run` and `end` belong to the event loop.
 
     capacity: sequences that run or wait at most. healthy: whether the last step went well.
     """
@@ -80,8 +81,13 @@ class Worker:
 
     async def stop(self) -> None:
         """Ends the thread; what runs is dropped."""
+        await asyncio.to_thread(self.end)
+
+    def end(self) -> None:
+        """The same from any thread, for good: Python must not end while the thread computes."""
         self._commands.put(None)
-        await asyncio.to_thread(self._thread.join)
+        if self._thread.is_alive():
+            self._thread.join()
 
     def submit(self, call: Call) -> None:
         """Takes a call. Raises `APIError` where there is no room for it."""
@@ -195,7 +201,7 @@ class Worker:
 
     def _tell(self, what: Command) -> None:
         assert self._loop is not None
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # it is closed: nobody reads any more
             self._loop.call_soon_threadsafe(what)
 
 

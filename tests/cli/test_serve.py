@@ -26,26 +26,48 @@ def test_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         ["--port", "70000"],
         ["--pods", "2", "--max-batch", "2"],
         ["--timeout", "0"],
+        ["--timeout", "nan"],
+        ["--grace", "nan"],
+        ["--temp", "nan"],
         ["--api-key", ""],
-        ["--api-key", " key"],
-        ["--api-key", "key\r"],
-        ["--api-key", "k\udcffy"],
-        ["--cors", "*"],
+        ["--api-key", "secret "],
+        ["--api-key", "sec\nret"],
+        ["--api-key", "secret\udcff"],
         ["--cors", "example.org"],
-        ["--cors", "https://example.org/"],
+        ["--cors", "https://example.org/page"],
         ["--cors", "https://*.example.org"],
+        ["--cors", "null"],
+        ["--cors", "*"],
     ],
 )
 def test_wrong_usage(args: list[str]) -> None:
     result = CliRunner().invoke(cli.program, ["serve", *args])
     assert result.exit_code == 2
     assert args[0] in result.stderr
+    assert "secret" not in result.stderr
 
 
-@pytest.mark.parametrize("origin", ["https://a.example", "http://[::1]:80", "chrome-extension://x"])
-def test_origins(origin: str) -> None:
-    serve._check_origin(origin, None)
-    serve._check_origin("*", "key")
+def test_an_empty_key_in_the_environment_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMA2GPU_API_KEY", "")
+    result = CliRunner().invoke(cli.program, ["serve"])
+    assert result.exit_code == 2
+    assert "LLAMA2GPU_API_KEY" in result.stderr
+
+
+def test_origins_are_what_browsers_send() -> None:
+    context, param = click.Context(serve.command), click.Option(["--cors"])
+    asked = ("https://Example.org/", "http://[::1]:3000", "*")
+    found = ("https://example.org", "http://[::1]:3000", "*")
+    assert serve.read_origins(context, param, asked) == found
+
+
+def test_no_home_folder_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llama2gpu.server.job_store import JobsError
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: Path("~nobody-of-that-name").expanduser())
+    with pytest.raises(JobsError, match="--jobs"):
+        serve._jobs_file(8080)
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,9 @@ def test_words(server: "Server") -> None:
     bare = server.post("/tokenize", {"prompt": "Once upon a time", "add_special_tokens": False})
     assert bare.json()["tokens"] == ids["tokens"][1:]
     assert server.post("/tokenize", {"prompt": "word " * 9000}).status_code == 400
+    unknown = server.post("/detokenize", {"tokens": [1, 99999]})
+    assert unknown.status_code == 400
+    assert "99999" in unknown.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,25 @@
 """Pieces on their way to readers, without a server."""
 
 import asyncio
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 pytest.importorskip("fastapi", reason="needs fastapi")
 
 from llama2gpu.request import Request, StopReason, Token
+from llama2gpu.sampling import SamplingParams
 from llama2gpu.server.call import BACKLOG, Call, Piece
 from llama2gpu.server.errors import APIError
+from llama2gpu.server.metrics import Metrics
+from llama2gpu.server.service import Service
+from llama2gpu.server.settings import Settings
+from llama2gpu.server.shape import CompletionShape
+from llama2gpu.server.stream import EventStream
+from llama2gpu.server.worker import Worker as EngineWorker
+
+if TYPE_CHECKING:
+    from llama2gpu.api import Llama
 
 
 class Worker:
@@ -109,3 +119,46 @@ def test_what_has_ended_does_not_fail() -> None:
     call.fail(APIError(503, "no more"))
     assert read(call) == [(0, "all", 1)]
     assert not worker.cancelled
+
+
+def test_thread_ends_also_behind_its_event_loop(alone: "Llama") -> None:
+    worker = EngineWorker(alone, Metrics(alone.engine), 1)
+
+    async def begin() -> None:
+        worker.start()
+
+    asyncio.run(begin())
+    worker._tell(lambda: None)  # the loop is closed
+    assert worker.alive
+    for _ in range(2):
+        worker.end()
+        assert not worker.alive
+
+
+def test_reader_that_takes_nothing_holds_up_nobody(alone: "Llama") -> None:
+    service = Service(alone, Settings("stories"))
+    prompt = alone.tokenizer.encode("Once upon a time")
+    params = SamplingParams(max_tokens=60, temperature=0.0)
+
+    async def never(message: object = None) -> None:
+        await asyncio.Event().wait()
+
+    async def both() -> str:
+        service.worker.start()
+        call = await service.begin(service.requests(prompt, params, 4), streams=True)
+        shape = CompletionShape("stories", alone.tokenizer, False, {})
+        stream = EventStream(call, shape, 4, with_usage=False, limit=600)
+        stuck = asyncio.create_task(stream({}, cast(Any, never), never))
+        async with asyncio.timeout(300):
+            other = await service.begin(service.requests(prompt, params, 1), streams=False)
+            wholes = await service.collect(other, never)
+            while not call.over:
+                await asyncio.sleep(0.01)
+        assert not stuck.done()
+        stuck.cancel()
+        await service.worker.stop()
+        assert wholes is not None
+        return wholes[0].text
+
+    assert asyncio.run(both()) == alone.generate(prompt, max_tokens=60, temperature=0.0).text
+    assert alone.engine.cache.free_pages == alone.engine.cache.pages

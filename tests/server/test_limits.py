@@ -5,6 +5,7 @@ import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -170,6 +171,8 @@ def test_stop_lets_streams_finish(tmp_path: Path, server: "Server", number: int)
         assert stopping.process.wait(timeout=60) == 0
     log = [json.loads(line) for line in stopping.log.read_text().splitlines()]
     assert {"listening", "request", "stopping", "stopped"} <= {line["event"] for line in log}
+    (streamed,) = [line for line in log if line.get("path") == "/v1/completions"]
+    assert (streamed["prompt_tokens"], streamed["completion_tokens"]) == (5, 370)
     assert not any("Once upon" in str(line) for line in log)
 
 
@@ -184,3 +187,20 @@ def test_stop_ends_streams_with_an_error(tmp_path: Path, server: "Server") -> No
             *_, last = events(lines)
         assert json.loads(last)["error"]["code"] == "stopping"
         assert stopping.process.wait(timeout=60) == 0
+
+
+def test_second_control_c_ends_streams(tmp_path: Path, server: "Server") -> None:
+    from tests.server.running import serving
+
+    with serving(tmp_path, "--no-kv-cache", "--grace", "300") as stopping:
+        with stream(stopping, n=32) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            stopping.process.send_signal(signal.SIGINT)
+            while '"stopping"' not in stopping.log.read_text():
+                sleep(0.1)
+            stopping.process.send_signal(signal.SIGINT)
+            *_, last = events(lines)
+        assert json.loads(last)["error"]["code"] == "stopping"
+        assert stopping.process.wait(timeout=60) == 0
+    assert "traceback" not in stopping.log.read_text().lower()
