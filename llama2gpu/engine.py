@@ -82,6 +82,9 @@ class Engine:
         self.stats = Stats()
         kind = kv_dtype or model.activations
         self.cache = KVCache(model.config, max_pages or 0, kind, self.device, page)
+        # not methods: a loop that held its engine would keep the weights until a collection
+        step, held = partial(_next, model, self.cache), partial(_held, model, self.cache)
+        loop = DecodeLoop(model.backend, step, held, model.context, page)
         self.scheduler = Scheduler(
             self.cache,
             Pace(chunk),
@@ -90,10 +93,8 @@ class Engine:
             bounded=max_pages is not None,
             share=share,
             recompute=recompute,
+            ahead=loop.lag,
         )
-        # not methods: a loop that held its engine would keep the weights until a collection
-        step, held = partial(_next, model, self.cache), partial(_held, model, self.cache)
-        loop = DecodeLoop(model.backend, step, held, model.context, page)
         self._decoding = Decoding(loop, page)
 
     @property
