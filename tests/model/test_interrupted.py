@@ -140,7 +140,7 @@ def test_no_number_of_a_step_ahead_stays_behind(way: str, end: str) -> None:
     wanted = [ids(finish(Engine(model), [r])[0][0]) for r in after]
     params = SamplingParams(temperature=0, max_tokens=30)
     bad = ids(finish(Engine(model), [Request([1, 2, 3], params)])[0][0])[5]
-    options = {"page": 16, "max_pages": 3}
+    options: dict[str, Any] = {"page": 16, "max_pages": 3}
     engine = Engine(model, **options) if way == "default" else engine_on(way, **options)
     weights: Any = engine.model.weights.embed
     kept = weights.data[bad].clone()
