@@ -160,6 +160,7 @@ class Engine:
         elif spans:
             drawn = self._pass(spans)
         else:
+            self._decoding.drop()  # who made room comes back with other pages
             return []
         seconds = self.clock() - began
         self._count(prompt, len(drawn), seconds)
