@@ -80,7 +80,7 @@ class KVCache:
         try:
             for i, part in enumerate(self.parts):  # one by one: each frees its old memory
                 self.parts[i] = self._widened(part, self.pages + pages)
-        except (MemoryError, RuntimeError) as error:  # PyTorch has no narrower one
+        except (MemoryError, RuntimeError, ValueError) as error:  # no narrower ones
             tokens, place = (self.pages + pages) * self.page, self.parts[0].device
             gib = tokens * self.token_bytes / 2**30
             raise RequestError(

@@ -154,3 +154,21 @@ def test_no_number_of_a_step_ahead_stays_behind(way: str, end: str) -> None:
     weights.data[bad] = kept
     assert (ill.reason, ill.error) == (end, None)
     assert [ids(tokens) for tokens, _ in finish(engine, after)] == wanted
+
+
+@pytest.mark.parametrize("way", EVERY_WAY)
+def test_half_a_prompt_is_shared_with_nobody(way: str, plain: Model) -> None:
+    """Nothing was drawn from it that would show that it is made of numbers."""
+    wanted = Request([60] * 60, SamplingParams(temperature=0, max_tokens=5))
+    options: dict[str, Any] = {"page": 16, "chunk": 50}
+    model = model_on(TorchBackend(CPU))
+    engine = Engine(model, **options) if way == "default" else engine_on(way, **options)
+    weights: Any = engine.model.weights.embed
+    kept = weights.data[60].clone()
+    weights.data[60] = torch.nan
+    left = engine.add(wanted)
+    engine.step()
+    assert left.cached == 50
+    engine.cancel(left)
+    weights.data[60] = kept
+    assert ids(finish(engine, [wanted])[0][0]) == ids(finish(Engine(plain), [wanted])[0][0])
