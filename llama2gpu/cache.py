@@ -80,7 +80,7 @@ class KVCache:
         try:
             for i, part in enumerate(self.parts):  # one by one: each frees its old memory
                 self.parts[i] = self._widened(part, self.pages + pages)
-        except (MemoryError, RuntimeError) as error:  # PyTorch has no narrower one
+        except (MemoryError, RuntimeError, ValueError) as error:  # no narrower ones
             tokens, place = (self.pages + pages) * self.page, self.parts[0].device
             gib = tokens * self.token_bytes / 2**30
             raise RequestError(
@@ -97,10 +97,13 @@ class KVCache:
         """Frees pages that `take` handed out."""
         self.book.give_back(pages)
 
-    def wipe(self, pages: list[int]) -> None:
-        """Makes pages finite whose numbers may be none: what is masked is multiplied by 0."""
+    def wipe(self, pages: list[int], first: int = 0) -> None:
+        """Makes pages finite whose numbers may be none: what is masked is multiplied by 0.
+
+        first: the slot of each page from which on.
+        """
         for part in self.parts:
-            part[:, pages] = 0
+            part[:, pages, :, first:] = 0
 
     def copy(self, page: int, to: int, count: int) -> None:
         """Copies the first `count` tokens of a page to another one."""

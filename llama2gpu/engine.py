@@ -82,6 +82,9 @@ class Engine:
         self.stats = Stats()
         kind = kv_dtype or model.activations
         self.cache = KVCache(model.config, max_pages or 0, kind, self.device, page)
+        # not methods: a loop that held its engine would keep the weights until a collection
+        step, held = partial(_next, model, self.cache), partial(_held, model, self.cache)
+        loop = DecodeLoop(model.backend, step, held, model.context, page)
         self.scheduler = Scheduler(
             self.cache,
             Pace(chunk),
@@ -90,10 +93,8 @@ class Engine:
             bounded=max_pages is not None,
             share=share,
             recompute=recompute,
+            ahead=loop.lag,
         )
-        # not methods: a loop that held its engine would keep the weights until a collection
-        step, held = partial(_next, model, self.cache), partial(_held, model, self.cache)
-        loop = DecodeLoop(model.backend, step, held, model.context, page)
         self._decoding = Decoding(loop, page)
 
     @property
@@ -159,6 +160,7 @@ class Engine:
         elif spans:
             drawn = self._pass(spans)
         else:
+            self._decoding.drop()  # who made room comes back with other pages
             return []
         seconds = self.clock() - began
         self._count(prompt, len(drawn), seconds)

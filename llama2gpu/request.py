@@ -104,7 +104,7 @@ class Sequence:
         known = len(self.tokens) - len(self.request.prompt)
         self.tokens += [token.id for token in self.output[known:]]
         self.cached = min(self.cached, len(self.tokens) - 1)  # the last one is to be taken yet
-        self.state.catch_up([token.id for token in self.output[self.state.drawn :]])
+        self.state.catch_up([token.id for token in self.output[len(self.state.drawn) :]])
         if self.reason is None and self.left <= 0:
             bound = self.request.params.max_tokens
             self.reason = "context" if bound is None or len(self.output) < bound else "length"

@@ -92,7 +92,7 @@ class SamplingParams:
 
 
 class SamplerState:
-    """What sampling remembers of one sequence: its seed, its draws and its counts."""
+    """What sampling remembers of one sequence: its seed, what was drawn, and its counts."""
 
     def __init__(
         self, params: SamplingParams, prompt: Sequence[int], vocab: int, device: torch.device
@@ -101,7 +101,7 @@ class SamplerState:
         self.seed = secrets.randbits(63) | 1 if params.seed is None else params.seed
         if params.sampler == "llama2c" and self.seed == 0:  # that program asks the clock
             self.seed = secrets.randbits(63) | 1
-        self.drawn = 0
+        self.drawn: list[int] = []
         self.c_sampler = None
         if params.sampler == "llama2c":
             self.c_sampler = Llama2CSampler(params.temperature, params.top_p, self.seed)
@@ -114,13 +114,13 @@ class SamplerState:
             self.generated = torch.zeros(vocab, dtype=torch.int32, device=device)
 
     def catch_up(self, tokens: Sequence[int]) -> None:
-        """Counts tokens that were drawn since."""
+        """Counts tokens that were drawn since; one that was counted by half is counted again."""
         for token in tokens:
-            self.drawn += 1
             if self.generated is not None:
-                self.generated[token] += 1
+                self.generated[token] = self.drawn.count(token) + 1
             if self.c_sampler is not None:
                 self.c_sampler.accept()
+            self.drawn.append(token)  # last: till then, all of it may be done once more
 
 
 def stack(states: Sequence[SamplerState], vocab: int, device: torch.device) -> SampleParams:
@@ -142,7 +142,7 @@ def stack(states: Sequence[SamplerState], vocab: int, device: torch.device) -> S
         top_p=put([p.top_p for p in asked]),
         min_p=put([p.min_p for p in asked]),
         seed=put([state.seed for state in states], torch.int64),
-        draw=put([state.drawn for state in states], torch.int64),
+        draw=put([len(state.drawn) for state in states], torch.int64),
         repetition=put([p.repetition_penalty for p in asked]),
         presence=put([p.presence_penalty for p in asked]),
         frequency=put([p.frequency_penalty for p in asked]),

@@ -24,6 +24,7 @@ class Scheduler:
     """The sequences of an engine, and their pages.
 
     bounded: the cache never grows. share: sequences that begin alike share what is cached.
+    ahead: steps at most that are launched beyond the one whose tokens are read.
     reused: prompt tokens that were found in the cache so far. preempted: how often a sequence had
     to make room for an older one.
     """
@@ -38,8 +39,9 @@ class Scheduler:
         bounded: bool,
         share: bool,
         recompute: bool,
+        ahead: int,
     ) -> None:
-        self.cache, self.pace, self.context = cache, pace, context
+        self.cache, self.pace, self.context, self.ahead = cache, pace, context, ahead
         self.max_sequences, self.bounded = max_sequences, bounded
         self.share, self.recompute = share and not recompute, recompute
         self.running: list[Sequence] = []
@@ -241,8 +243,17 @@ class Scheduler:
             unsure = self.cache.book.unsure(sequence.pages)
             self.cache.book.forget(unsure)
             self.cache.wipe(unsure)
+        elif self.ahead:
+            self._wipe_end(sequence)
         self.cache.give_back(sequence.pages)
         sequence.pages = []
+
+    def _wipe_end(self, sequence: Sequence) -> None:
+        """Wipes where steps may have written behind a sequence's last token."""
+        page, start = self.cache.page, sequence.cached
+        for n in range(start // page, (start + self.ahead) // page + 1):
+            unsure = self.cache.book.unsure(sequence.pages[n : n + 1])
+            self.cache.wipe(unsure, max(start - n * page, 0))
 
 
 def _before(sequence: Sequence, pages: int, page: int) -> bytes:

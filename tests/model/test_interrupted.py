@@ -1,6 +1,8 @@
 """What comes between two steps: guests, damaged neighbors, Control-C; others never notice."""
 
+import sys
 from collections.abc import Sequence as Seq
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from llama2gpu.request import Request, Sequence, Token
 from llama2gpu.sampling import SamplingParams
 from tests.model.test_decoding import WAYS, engine_on, finish, model_on, steps
 from tests.model.test_decoding import plain as plain
+from tests.model.test_scheduler_random import Interrupting
 
 CPU = torch.device("cpu")
 #: As in `test_decoding`, and the engine as it is by default on a CPU.
@@ -82,6 +85,31 @@ def test_interrupted_while_tokens_are_taken(
     assert [ids(s.output) for s in sequences] == wanted
 
 
+@pytest.mark.parametrize(
+    "params", [{"frequency_penalty": 1.5}, {"sampler": "llama2c"}], ids=lambda p: next(iter(p))
+)
+def test_interrupted_at_any_line_that_counts_a_token(
+    params: dict[str, Any], plain: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = ids(finish(Engine(plain), [asked(0, **params)])[0][0])
+    at, interrupted = 0, True
+    while interrupted:
+        at += 1
+        engine = Engine(plain)
+        sequence = engine.add(asked(0, **params))
+        steps(engine, 4)
+        before, interrupting = sys.gettrace(), Interrupting(at, ("sampling",))
+        sys.settrace(interrupting)
+        with suppress(KeyboardInterrupt):
+            engine.step()
+        sys.settrace(before)
+        interrupted = not interrupting.left
+        while engine.busy:
+            engine.step()
+        assert ids(sequence.output) == wanted
+    assert at > 5  # lines of its own
+
+
 @pytest.mark.parametrize("way", EVERY_WAY)
 def test_no_number_stays_behind(way: str) -> None:
     """A request whose logits are no numbers fails alone, and so does nobody after it."""
@@ -99,3 +127,48 @@ def test_no_number_stays_behind(way: str) -> None:
     assert "no numbers" in str(ill.error)
     weights.data[60] = kept
     assert [ids(tokens) for tokens, _ in finish(engine, healthy)] == wanted
+
+
+@pytest.mark.parametrize("end", ["cancelled", "eos"])
+@pytest.mark.parametrize("way", EVERY_WAY)
+def test_no_number_of_a_step_ahead_stays_behind(way: str, end: str) -> None:
+    """One that ends has been taken further by then; nobody finds that on its pages."""
+    model = model_on(TorchBackend(CPU))
+    after = [
+        Request(prompt, SamplingParams(temperature=0, max_tokens=3)) for prompt in ([8] * 20, [9])
+    ]
+    wanted = [ids(finish(Engine(model), [r])[0][0]) for r in after]
+    params = SamplingParams(temperature=0, max_tokens=30)
+    bad = ids(finish(Engine(model), [Request([1, 2, 3], params)])[0][0])[5]
+    options: dict[str, Any] = {"page": 16, "max_pages": 3}
+    engine = Engine(model, **options) if way == "default" else engine_on(way, **options)
+    weights: Any = engine.model.weights.embed
+    kept = weights.data[bad].clone()
+    weights.data[bad] = torch.nan
+    stop_ids = frozenset([bad] if end == "eos" else [])
+    ill = engine.add(Request([1, 2, 3], params, stop_ids))
+    while ill.reason is None:
+        engine.step()
+        if bad in ids(ill.output):
+            engine.cancel(ill)
+    weights.data[bad] = kept
+    assert (ill.reason, ill.error) == (end, None)
+    assert [ids(tokens) for tokens, _ in finish(engine, after)] == wanted
+
+
+@pytest.mark.parametrize("way", EVERY_WAY)
+def test_half_a_prompt_is_shared_with_nobody(way: str, plain: Model) -> None:
+    """Nothing was drawn from it that would show that it is made of numbers."""
+    wanted = Request([60] * 60, SamplingParams(temperature=0, max_tokens=5))
+    options: dict[str, Any] = {"page": 16, "chunk": 50}
+    model = model_on(TorchBackend(CPU))
+    engine = Engine(model, **options) if way == "default" else engine_on(way, **options)
+    weights: Any = engine.model.weights.embed
+    kept = weights.data[60].clone()
+    weights.data[60] = torch.nan
+    left = engine.add(wanted)
+    engine.step()
+    assert left.cached == 50
+    engine.cancel(left)
+    weights.data[60] = kept
+    assert ids(finish(engine, [wanted])[0][0]) == ids(finish(Engine(plain), [wanted])[0][0])

@@ -181,6 +181,30 @@ def test_the_last_who_came_makes_room(way: str, monkeypatch: pytest.MonkeyPatch)
     assert engine.cache.pages == 6
 
 
+@pytest.mark.parametrize("way", ["torch", "one ahead"])
+def test_who_made_room_for_a_prompt_that_rests(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone before and after, it goes on from the pages that it has then."""
+    monkeypatch.setattr(scheduler, "RESERVE", 1)
+    engine = engine_of(way, page=16, max_pages=9)
+    pace, asked = engine.scheduler.pace, ((3,) * 20, 70, 1.0)
+    monkeypatch.setattr(pace, "tokens", lambda decoding: 0 if decoding else 512)
+    engine.add(request((PROMPT[:17], 1, 0.0)))
+    resting = engine.add(request(((*PROMPT[:17], *[5] * 60), 1, 0.0)))
+    last = engine.add(request(asked))
+    engine.step()
+    pace._owed = 1e9
+    while last in engine.running:
+        engine.step()
+    assert engine.running == [resting]
+    engine.cancel(resting)
+    finish(engine)
+    undisturbed = (other := Engine(model_of())).add(request(asked))
+    finish(other)
+    assert ids(last) == ids(undisturbed)
+    wanted = [token.logprob for token in undisturbed.output]
+    assert [token.logprob for token in last.output] == pytest.approx(wanted, abs=1e-4)
+
+
 def test_sharing_makes_room() -> None:
     engine = Engine(model_of(), page=16, max_pages=8)
     for n in range(3):

@@ -122,16 +122,19 @@ def come_and_go(
     assert steps <= tokens + again + waits + sum(e for e in events if isinstance(e, int))
 
 
-class Interrupting:
-    """Raises Control-C at one of the lines of the bookkeeping."""
+OURS = ("scheduler", "pages", "engine", "request", "decoding", "sampling", "cache", "pace", "batch")
 
-    def __init__(self, at: int) -> None:
+
+class Interrupting:
+    """Raises Control-C at one of the lines of the bookkeeping; left: how many come before it."""
+
+    def __init__(self, at: int, files: Seq[str] = OURS) -> None:
         self.left = at
+        self.ours = tuple(f"llama2gpu/{file}.py" for file in files)
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
         name = frame.f_code.co_filename
-        ours = ("scheduler.py", "pages.py", "engine.py", "request.py", "decoding.py")
-        own = name.endswith(tuple(f"llama2gpu/{file}" for file in ours))
+        own = name.endswith(self.ours)
         # what puts all in order again is not interrupted
         if not own or frame.f_code.co_name in ("restore", "hold_only", "_whole", "drop"):
             return None
