@@ -1,5 +1,6 @@
 """llama.go's jobs over HTTP, and that an accepted one survives a kill."""
 
+import os
 import sqlite3
 from pathlib import Path
 from time import sleep
@@ -90,6 +91,51 @@ def test_accepted_jobs_survive_a_kill(
             assert job["output"] == alone.generate(prompt, temperature=0, max_tokens=80).text
 
 
+def test_a_full_disk_holds_jobs_up_and_loses_none(
+    tmp_path: Path, alone: Llama, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue("server")  # or skips
+    from tests.server.running import serving
+
+    resource = pytest.importorskip("resource")
+    if not hasattr(resource, "prlimit"):
+        pytest.skip("no limit can be set for another process here")
+    prompts = {str(uuid4()): f"{start} and then" for start in ("One", "Two", "Three")}
+    options = "--no-kv-cache", "--max-batch", "2", "--predict", "80"
+    with serving(tmp_path, *options) as server:
+        for id, prompt in prompts.items():
+            assert server.post("/jobs/", {"id": id, "prompt": prompt}).status_code == 200
+        pid, what = server.process.pid, resource.RLIMIT_FSIZE
+        _, most = resource.prlimit(pid, what)
+        resource.prlimit(pid, what, ((tmp_path / "jobs.sqlite-wal").stat().st_size, most))
+        refused = server.post("/jobs/", {"id": str(uuid4()), "prompt": "x"})
+        assert refused.status_code == 503
+        assert str(tmp_path) not in refused.text
+        for _ in range(600):
+            if "jobs wait for their file" in server.log.read_text():
+                break
+            sleep(0.1)
+        resource.prlimit(pid, what, (most, most))
+        for id, prompt in prompts.items():
+            job = await_job(server, id)
+            assert job["output"] == alone.generate(prompt, temperature=0, max_tokens=80).text
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_store_that_is_full(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs.sqlite")
+    pages = store._db.execute("pragma page_count").fetchone()[0]
+    store._db.execute(f"pragma max_page_count = {pages + 2}")
+    with pytest.raises(JobsError, match="full"):
+        store.add(str(uuid4()), "x" * 20_000, 10)
+    assert store.waiting() == 0
+    assert store.add(str(uuid4()), "x", 10) is not None
+    store._db.execute(f"pragma max_page_count = {pages + 100}")
+    assert store.add(str(uuid4()), "x" * 20_000, 10) is not None
+    assert store.waiting() == 2
+    store.close()
+
+
 def test_store_queues_anew_what_was_under_way(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.sqlite")
     ids = [str(uuid4()) for _ in range(3)]
@@ -121,7 +167,8 @@ def test_store_leaves_other_files_alone(tmp_path: Path) -> None:
     with sqlite3.connect(other) as database:
         database.execute("create table jobs (x)")
     database.close()
-    for path in (text, other, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (text, other, tmp_path, tmp_path / "pipe"):
         before = path.read_bytes() if path.is_file() else b""
         with pytest.raises(JobsError, match="--jobs"):
             JobStore(path)
