@@ -107,8 +107,10 @@ class Talk:
         if len(ids) <= most or len(self.history.turns) == 1:
             return ids
         dropped = self.history.drop(lambda messages: len(prompt(messages)) <= most)
-        self.note(f"(the context of {context} tokens is full: {_turns(dropped)} left out)")
-        return prompt(self.history.messages)
+        ids = prompt(self.history.messages)
+        if len(ids) < context:  # else there will be no answer
+            self.note(f"(the context of {context} tokens is full: {_turns(dropped)} left out)")
+        return ids
 
     def _print(self, generation: "Generation") -> bool:
         """Streams the answer; returns whether Control-C cut it short."""

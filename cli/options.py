@@ -259,6 +259,10 @@ def sampling_values(values: dict[str, Any]) -> dict[str, Any]:
     return asked
 
 
+#: What would drive a terminal, as it is shown there.
+_SHOWN = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160))} | {9: "\t", 10: "\n", 13: ""}
+
+
 def write(text: str) -> None:
-    """Text to stdout, at once."""
-    click.echo(text, nl=False)
+    """Text to stdout, at once; no model drives a terminal, which it is shown plain."""
+    click.echo(text.translate(_SHOWN) if sys.stdout.isatty() else text, nl=False)

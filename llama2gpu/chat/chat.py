@@ -108,6 +108,7 @@ class Chat:
             "bos_token": "" if bos is None else self._name(bos),
             "eos_token": self._name(ends[0]) if ends else "",
             "add_generation_prompt": begin,
+            **dict.fromkeys(("tools", "documents")),  # as in transformers: none, not undefined
             **given,
         }
         return SANDBOX.render(self.template, variables, _LEAST + _TIMES * size)

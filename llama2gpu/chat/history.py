@@ -57,20 +57,24 @@ class History:
         Raises `RequestError` where the system refuses, and where something lies there that is no
         conversation.
         """
-        if path.exists():
-            try:
-                read_history(path)
-            except RequestError:
-                raise RequestError(
-                    f"{path} is there and holds no conversation: give another name"
-                ) from None
-        document = {"messages": self.messages}
+        document = {"messages": check_messages(self.messages) if self.messages else []}
+        data = json.dumps(document, ensure_ascii=False, indent=1).encode() + b"\n"
         try:
-            write_whole(path, json.dumps(document, ensure_ascii=False, indent=1).encode() + b"\n")
-        except OSError as error:
-            raise RequestError(
-                f"can't write {path}: {error.strerror or error}; write elsewhere"
-            ) from None
+            if path.exists():
+                _check_is_history(path)
+            write_whole(path, data)
+        except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+            reason = getattr(error, "strerror", None) or error
+            raise RequestError(f"can't write {path}: {reason}; write elsewhere") from None
+
+
+def _check_is_history(path: Path) -> None:
+    try:
+        read_history(path)
+    except RequestError:
+        raise RequestError(
+            f"{path} is there and holds no conversation: give another name"
+        ) from None
 
 
 def read_history(path: Path) -> History:

@@ -24,6 +24,7 @@ MEMORY = 1 << 29
 #: What Python and Jinja import only when a template needs it, while files can be opened yet.
 _WARM = (
     "{{ '\\n' | tojson(indent=1) | pprint | wordwrap(9) }}",
+    "{{ '<b>\\N{BULLET}' | striptags }}",
     "{{ strftime_now('%c %Z') }}{{ lipsum(1) }}",
     "{{ none.none }}",
     "{% if %}",

@@ -23,7 +23,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     403: {"description": "The page of another origin may not call."},
     413: {"description": "The body is too large."},
     429: {"description": "The queue is full: try again after Retry-After."},
-    503: {"description": "The server is stopping."},
+    503: {"description": "The server is stopping, or can't write its jobs."},
 }
 
 

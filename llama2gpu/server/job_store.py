@@ -4,7 +4,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ create table if not exists jobs (
     status text not null
 )
 """
+#: Counting, and finding the oldest, read no prompts and no answers.
+_INDEX = "create index if not exists jobs_by_status on jobs (status, number)"
 
 
 class JobsError(Llama2GPUError):
@@ -61,7 +64,8 @@ _FIELDS = "id, prompt, output, created, started, finished, model, status"
 class JobStore:
     """The jobs of one file; any thread may call, and each change is on disk when it returns.
 
-    Jobs that were being processed when a server ended are queued again. Raises `JobsError`.
+    Jobs that were being processed when a server ended are queued again. Raises `JobsError`, also
+    later where the file can't be read or written; then it is as it was before the call.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,7 +75,10 @@ class JobStore:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # prompts are private
         except OSError as error:
             raise JobsError(f"{path}: {error.strerror}: give another file (--jobs)") from error
-        self._db = sqlite3.connect(path, check_same_thread=False, timeout=1)
+        try:
+            self._db = sqlite3.connect(path, check_same_thread=False, timeout=1)
+        except sqlite3.Error as error:
+            raise JobsError(_remedy(path, error)) from error
         try:
             self._open()
         except sqlite3.Error as error:
@@ -80,7 +87,7 @@ class JobStore:
 
     def add(self, id: str, prompt: str, limit: int) -> Job | None:
         """A new job; None where `limit` of them wait already. Raises `KeyError` for a known id."""
-        with self._lock, self._db:
+        with self._using():
             if self._waiting() >= limit:
                 return None
             job = Job(id, prompt, created=int(time.time()))
@@ -100,14 +107,14 @@ class JobStore:
 
     def waiting(self) -> int:
         """How many jobs are queued."""
-        with self._lock:
+        with self._using():
             return self._waiting()
 
     def start(self, count: int, model: str) -> list[Job]:
         """The oldest queued jobs, at most `count`, which are processed from now on."""
         jobs = self._select("where status = ? order by number limit ?", (QUEUED, count))
         now = int(time.time())
-        with self._lock, self._db:
+        with self._using():
             for job in jobs:
                 job.status, job.started, job.model = PROCESSING, now, model
                 self._db.execute(
@@ -119,7 +126,7 @@ class JobStore:
     def finish(self, job: Job, output: str) -> None:
         """Writes a job's answer, and forgets the oldest of those that are finished."""
         job.status, job.finished, job.output = FINISHED, int(time.time()), output
-        with self._lock, self._db:
+        with self._using():
             self._db.execute(
                 "update jobs set status = ?, finished = ?, output = ? where id = ?",
                 (job.status, job.finished, job.output, job.id),
@@ -132,13 +139,22 @@ class JobStore:
 
     def queue_again(self, job: Job) -> None:
         """Lets a job that was started wait for its turn anew."""
-        with self._lock, self._db:
+        with self._using():
             self._requeue("where id = ?", (job.id,))
 
     def close(self) -> None:
         """Leaves the file to others."""
         with self._lock:
             self._db.close()
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        """A transaction."""
+        try:
+            with self._lock, self._db:
+                yield
+        except sqlite3.Error as error:
+            raise JobsError(f"{self.path} can't hold jobs now: {error}") from error
 
     def _open(self) -> None:
         with self._lock:
@@ -153,6 +169,7 @@ class JobStore:
                 self._db.execute("begin immediate")
                 self._db.execute(f"pragma application_id = {_APPLICATION}")
                 self._db.execute(_TABLE)
+                self._db.execute(_INDEX)
                 self._requeue("where status = ?", (PROCESSING,))
 
     def _requeue(self, where: str, values: Sequence[object]) -> None:
@@ -165,7 +182,7 @@ class JobStore:
         return int(self._db.execute(query, (QUEUED,)).fetchone()[0])
 
     def _select(self, where: str, values: Sequence[object]) -> list[Job]:
-        with self._lock:
+        with self._using():
             rows = self._db.execute(f"select {_FIELDS} from jobs {where}", values).fetchall()
         return [Job(*row) for row in rows]
 

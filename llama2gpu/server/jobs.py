@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-import sqlite3
 import uuid
+from collections.abc import Callable
+from typing import TypeVar
 
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -11,7 +12,7 @@ from fastapi.responses import Response
 from llama2gpu.files import one_line
 from llama2gpu.sampling import SamplingParams
 from llama2gpu.server.errors import APIError, answer, stopping, too_busy
-from llama2gpu.server.job_store import PROCESSING, Job, JobStore
+from llama2gpu.server.job_store import PROCESSING, Job, JobsError, JobStore
 from llama2gpu.server.logs import log, logger
 from llama2gpu.server.schemas import JobBody
 from llama2gpu.server.service import Service
@@ -21,8 +22,10 @@ from llama2gpu.tokenizer import well_formed
 WAITING = 10_000
 #: Seconds between looks for room, where a job found none.
 _PAUSE = 0.2
-#: Seconds until the next look where the file of jobs can't be used.
-_AFTER_ERROR = 5.0
+#: Seconds between tries, where the file can't be read or written: its disk may be full.
+_RETRY = 2.0
+
+Found = TypeVar("Found")
 
 
 class Jobs:
@@ -63,7 +66,7 @@ class Jobs:
         vocab = self.service.llama.checkpoint.config.vocab
         self.service.llama.request(ids, self.params).check(vocab, self.service.context)
         try:
-            job = await asyncio.to_thread(self.store.add, id, prompt, WAITING)
+            job = await _ask(self.store.add, id, prompt, WAITING)
         except KeyError:
             raise APIError(400, f"job {id} exists already: give a new UUID4", param="id") from None
         if job is None:
@@ -73,12 +76,12 @@ class Jobs:
 
     async def get(self, id: str) -> Job:
         """A job with its output so far. Raises `APIError` where there is none."""
-        job = await asyncio.to_thread(self.store.get, id)
+        job = await _ask(self.store.get, id)
         if job is None:
             raise APIError(400, f"no job {id}", param="id")
         if job.status == PROCESSING:
             if id not in self._outputs:  # it has just ended
-                job = await asyncio.to_thread(self.store.get, id) or job
+                job = await _ask(self.store.get, id) or job
             else:
                 job.output = "".join(self._outputs[id])
         return job
@@ -87,25 +90,17 @@ class Jobs:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            try:
-                await self._start_some()
-            except sqlite3.Error as error:  # such as a full disk, which may have room again
-                log("jobs wait", logging.ERROR, error=one_line(error))
-                await asyncio.sleep(_AFTER_ERROR)
-                self._wake.set()
-
-    async def _start_some(self) -> None:
-        room = max(self.service.settings.max_batch // 2, 1) - len(self._tasks)
-        jobs = []
-        if room > 0 and not self.service.draining:
-            name = self.service.settings.name
-            jobs = await asyncio.to_thread(self.store.start, room, name)
-        for job in jobs:
-            task = asyncio.create_task(self._process(job))
-            self._tasks.add(task)
-            task.add_done_callback(self._done)
-        waiting = await asyncio.to_thread(self.store.waiting)
-        self.service.metrics.jobs.set(waiting)
+            room = max(self.service.settings.max_batch // 2, 1) - len(self._tasks)
+            jobs = []
+            if room > 0 and not self.service.draining:
+                name = self.service.settings.name
+                jobs = await _insist(self.store.start, room, name)
+            for job in jobs:
+                task = asyncio.create_task(self._process(job))
+                self._tasks.add(task)
+                task.add_done_callback(self._done)
+            waiting = await _insist(self.store.waiting)
+            self.service.metrics.jobs.set(waiting)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -124,7 +119,7 @@ class Jobs:
                     output.append(piece.text)
             finally:
                 call.close()
-            await asyncio.to_thread(self.store.finish, job, "".join(output))
+            await _insist(self.store.finish, job, "".join(output))
         except Exception as error:
             await self._put_off(job, error)
         finally:
@@ -134,12 +129,32 @@ class Jobs:
         """A full queue or a stop puts a job off; one that fails ends with what it has."""
         busy = isinstance(error, APIError) and error.status == 429
         if busy or self.service.draining:
-            await asyncio.to_thread(self.store.queue_again, job)
+            await _insist(self.store.queue_again, job)
             await asyncio.sleep(_PAUSE)
             return
         log("job ended early", id=job.id, error=one_line(error))
         output = "".join(self._outputs[job.id])
-        await asyncio.to_thread(self.store.finish, job, output)
+        await _insist(self.store.finish, job, output)
+
+
+async def _ask(function: Callable[..., Found], *values: object) -> Found:
+    """What the store answers. Raises `APIError` where its file can't be read or written."""
+    try:
+        return await asyncio.to_thread(function, *values)
+    except JobsError as error:
+        log("job refused", logging.WARNING, reason=one_line(error))
+        message = "the server can't read or write its jobs now: its log says more"
+        raise APIError(503, message) from None
+
+
+async def _insist(function: Callable[..., Found], *values: object) -> Found:
+    """What the store answers, once its file can be read and written."""
+    while True:
+        try:
+            return await asyncio.to_thread(function, *values)
+        except JobsError as error:
+            log("jobs wait for their file", logging.WARNING, reason=one_line(error))
+            await asyncio.sleep(_RETRY)
 
 
 def routes(jobs: Jobs) -> APIRouter:

@@ -66,6 +66,15 @@ def test_other_files_are_not_written_over(tmp_path: Path) -> None:
         grown(1).save(tmp_path / "nowhere" / "talk.json")
     with pytest.raises(RequestError, match="give another name"):
         grown(1).save(tmp_path)
+    for name in ("a\0b", "a" * 300):
+        with pytest.raises(RequestError, match=r"can't write .*write elsewhere"):
+            grown(1).save(tmp_path / name)
+
+
+def test_what_could_not_be_decoded_is_saved_readable(tmp_path: Path) -> None:
+    history = grown(1, "be \udcff")
+    history.save(tmp_path / "talk.json")
+    assert read_history(tmp_path / "talk.json").system == "be \ufffd"
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,11 @@ def test_nothing_is_behind_an_attribute(template: str, box: Sandbox) -> None:
     assert render(box, template) == ""
 
 
+def test_what_a_filter_imports_is_there(box: Sandbox) -> None:
+    assert render(box, "{{ '<b>a &amp; b</b>' | striptags }} \\N{BULLET}") == "a & b \\N{BULLET}"
+    assert render(box, "{{ '\\N{BULLET}' }}") == "\N{BULLET}"
+
+
 def test_refusal(box: Sandbox) -> None:
     with pytest.raises(RequestError, match=r"takes no such conversation: no .x1b.31m way$") as e:
         render(box, "{{ raise_exception('no\n\\x1b[31m way') }}")

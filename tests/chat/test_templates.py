@@ -51,6 +51,8 @@ FILES = {
     "{% endfor %}",
     "namespace": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}"
     "{{ bos_token }}{{ ns.n }}. {{ m.content }}{% endfor %}{{ eos_token }}",
+    "tools": "{{ bos_token }}{% if tools is not none %}{{ tools | length }}{% endif %}"
+    "{% if documents is defined and documents is none %}{{ messages[0].content }}{% endif %}",
     "date": "{{ bos_token }}{% if strftime_now is defined %}{{ strftime_now('%Y') | length }}"
     "{% endif %}{{ messages[-1].content }}",
 }

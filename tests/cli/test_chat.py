@@ -168,6 +168,9 @@ def test_the_oldest_turns_make_room() -> None:
     result = chat("-n", 2, "--ctx", 8, typed="Once upon a time there was a very little girl\n")
     assert result.exit_code == 1
     assert "the context holds 8" in result.stderr
+    result = chat("-n", 2, "--ctx", 32, typed=f"Once upon a time\n{'long ' * 40}\n")
+    assert "the context holds 32" in result.stderr
+    assert "left out" not in result.stderr  # the conversation is as it was
 
 
 def test_an_answer_that_fills_the_context() -> None:
@@ -175,9 +178,11 @@ def test_an_answer_that_fills_the_context() -> None:
     assert "(the context is full: the answer ends here)" in result.stderr
 
 
-def test_undecodable_bytes() -> None:
-    result = chat("-n", 2, typed=b"a\xff\xfeb\n")
+def test_undecodable_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    result = chat("-n", 2, typed=b"a\xff\xfeb\n/save %s\n" % str(path).encode())
     assert result.exit_code == 0
+    assert users(json.loads(path.read_text())["messages"]) == ["a\ufffd\ufffdb"]
 
 
 @pytest.mark.parametrize("words", [["--logprobs", "3"], ["--nonsense"], ["word"]])
@@ -272,6 +277,20 @@ def test_control_c_at_a_terminal(terminal: Terminal, tmp_path: Path) -> None:
     terminal.interrupt()
     assert terminal.process.wait(120) == 130
     assert "Traceback" not in terminal.seen
+
+
+def test_no_model_drives_a_terminal() -> None:
+    escape = 27 + 3  # the token of that byte
+    words = ["-n", "2", "--ignore-eos", "--logit-bias", f"{escape}=100"]
+    terminal = Terminal(*words, "--quiet")
+    terminal.until("> ")
+    terminal.press("hi\n")
+    shown = terminal.until(r"x1b\r\n")
+    assert "\x1b" not in shown.partition("\r\n")[2]
+    terminal.press("\x04")
+    assert terminal.process.wait(120) == 0
+    os.close(terminal.master)
+    assert chat(*words, typed="hi\n").stdout == "\x1b\x1b\n"
 
 
 def test_control_d_at_a_terminal(terminal: Terminal) -> None:

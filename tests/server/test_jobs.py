@@ -1,17 +1,16 @@
 """llama.go's jobs over HTTP, and that an accepted one survives a kill."""
 
-import asyncio
+import os
 import sqlite3
 from pathlib import Path
 from time import sleep
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid1, uuid4
 
 import pytest
 
 from llama2gpu.api import Llama
-from llama2gpu.server.job_store import FINISHED, PROCESSING, QUEUED, Job, JobsError, JobStore
+from llama2gpu.server.job_store import FINISHED, PROCESSING, QUEUED, JobsError, JobStore
 
 if TYPE_CHECKING:
     from tests.server.running import Server
@@ -92,43 +91,49 @@ def test_accepted_jobs_survive_a_kill(
             assert job["output"] == alone.generate(prompt, temperature=0, max_tokens=80).text
 
 
-def test_jobs_go_on_after_an_error_of_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_holds_jobs_up_and_loses_none(
+    tmp_path: Path, alone: Llama, request: pytest.FixtureRequest
 ) -> None:
-    """A disk that was full for a while: what waits is started once there is room."""
-    pytest.importorskip("fastapi")
-    from llama2gpu.server import jobs
-    from llama2gpu.server.settings import Settings
+    request.getfixturevalue("server")  # or skips
+    from tests.server.running import serving
 
-    store, failures, started = JobStore(tmp_path / "jobs.sqlite"), 2, asyncio.Event()
-    take = store.start
+    resource = pytest.importorskip("resource")
+    if not hasattr(resource, "prlimit"):
+        pytest.skip("no limit can be set for another process here")
+    prompts = {str(uuid4()): f"{start} and then" for start in ("One", "Two", "Three")}
+    options = "--no-kv-cache", "--max-batch", "2", "--predict", "80"
+    with serving(tmp_path, *options) as server:
+        for id, prompt in prompts.items():
+            assert server.post("/jobs/", {"id": id, "prompt": prompt}).status_code == 200
+        pid, what = server.process.pid, resource.RLIMIT_FSIZE
+        _, most = resource.prlimit(pid, what)
+        resource.prlimit(pid, what, ((tmp_path / "jobs.sqlite-wal").stat().st_size, most))
+        refused = server.post("/jobs/", {"id": str(uuid4()), "prompt": "x"})
+        assert refused.status_code == 503
+        assert str(tmp_path) not in refused.text
+        for _ in range(600):
+            if "jobs wait for their file" in server.log.read_text():
+                break
+            sleep(0.1)
+        resource.prlimit(pid, what, (most, most))
+        for id, prompt in prompts.items():
+            job = await_job(server, id)
+            assert job["output"] == alone.generate(prompt, temperature=0, max_tokens=80).text
+        assert "Traceback" not in server.log.read_text()
 
-    def start(count: int, model: str) -> list[Job]:
-        nonlocal failures
-        failures -= 1
-        if failures >= 0:
-            raise sqlite3.OperationalError("database or disk is full")
-        return take(count, model)
 
-    async def process(job: Job) -> None:
-        store.finish(job, "done")
-        started.set()
-
-    async def work() -> None:
-        service: Any = SimpleNamespace(settings=Settings("m"), draining=False)
-        service.metrics = SimpleNamespace(jobs=SimpleNamespace(set=lambda count: None))
-        runner = jobs.Jobs(service, store)
-        monkeypatch.setattr(runner, "_process", process)
-        runner.start()
-        async with asyncio.timeout(60):
-            await started.wait()
-        await runner.stop()
-
-    monkeypatch.setattr(store, "start", start)
-    monkeypatch.setattr(jobs, "_AFTER_ERROR", 0.01)
-    store.add(str(uuid4()), "x", limit=3)
-    asyncio.run(work())
-    assert failures < 0
+def test_store_that_is_full(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs.sqlite")
+    pages = store._db.execute("pragma page_count").fetchone()[0]
+    store._db.execute(f"pragma max_page_count = {pages + 2}")
+    with pytest.raises(JobsError, match="full"):
+        store.add(str(uuid4()), "x" * 20_000, 10)
+    assert store.waiting() == 0
+    assert store.add(str(uuid4()), "x", 10) is not None
+    store._db.execute(f"pragma max_page_count = {pages + 100}")
+    assert store.add(str(uuid4()), "x" * 20_000, 10) is not None
+    assert store.waiting() == 2
+    store.close()
 
 
 def test_store_queues_anew_what_was_under_way(tmp_path: Path) -> None:
@@ -162,7 +167,8 @@ def test_store_leaves_other_files_alone(tmp_path: Path) -> None:
     with sqlite3.connect(other) as database:
         database.execute("create table jobs (x)")
     database.close()
-    for path in (text, other, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (text, other, tmp_path, tmp_path / "pipe"):
         before = path.read_bytes() if path.is_file() else b""
         with pytest.raises(JobsError, match="--jobs"):
             JobStore(path)

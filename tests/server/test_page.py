@@ -1,83 +1,18 @@
 """The page in a browser: sending, streaming, stopping, settings, hostile answers."""
 
 import json
-import shutil
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import pytest
+from tests.server.browsing import answering, last_note, refusing, send, settings
 
 if TYPE_CHECKING:
     from tests.server.running import Server
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 HOSTILE = (
     "# Title\n<script>window.hacked = 1</script>\n<img src=x onerror='window.hacked = 1'>\n\n"
     "- one\n- **two**\n  - deeper\n\n```\n</code><script>window.hacked = 1</script>\n```\n"
     "[bad](javascript:window.hacked=1) [good](https://example.org)\n"
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    with playwright.sync_playwright() as play:
-        try:
-            made = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium starts here: {str(error).splitlines()[0]}")
-        yield made
-        made.close()
-
-
-@pytest.fixture
-def page(browser: Any, server: "Server") -> Iterator[Any]:
-    """The page with nothing kept, and whatever it complains of."""
-    context = browser.new_context(viewport={"width": 900, "height": 700})
-    made = context.new_page()
-    made.complaints = []
-    made.on("pageerror", lambda error: made.complaints.append(str(error)))
-    made.on("console", lambda m: made.complaints.append(m.text) if m.type == "error" else None)
-    made.goto(server.url)
-    yield made
-    context.close()
-
-
-def send(page: Any, text: str) -> None:
-    page.fill("#text", text)
-    page.keyboard.press("Enter")
-
-
-def last_note(page: Any, word: str) -> str:
-    """What is told below the last answer, once it has that word."""
-    page.wait_for_selector(f"li.assistant:last-child .note:has-text('{word}')", timeout=60_000)
-    return str(page.inner_text("li.assistant:last-child .note"))
-
-
-def settings(page: Any, **values: str) -> None:
-    page.keyboard.press("Alt+s")
-    page.wait_for_selector("dialog[open]")
-    for name, value in values.items():
-        page.fill(f"[name={name}]", value)
-    page.click("dialog button")
-    page.wait_for_selector("dialog[open]", state="detached")
-
-
-def answering(page: Any, *pieces: str) -> list[Any]:
-    """Answers of our own instead of the server's; what was asked is returned."""
-    asked: list[Any] = []
-    events: list[Any] = [{"choices": [{"delta": {"content": piece}}]} for piece in pieces]
-    events += [{"choices": [{"delta": {}, "finish_reason": "stop"}]}]
-    events += [{"choices": [], "usage": {"completion_tokens": len(pieces)}}]
-    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
-
-    def answer(route: Any) -> None:
-        asked.append(route.request)
-        route.fulfill(body=body, headers={"Content-Type": "text/event-stream"})
-
-    page.route("**/v1/chat/completions", answer)
-    return asked
 
 
 def test_a_story_streams_and_is_measured(page: Any) -> None:
@@ -142,8 +77,7 @@ def test_nothing_that_a_model_writes_runs(page: Any) -> None:
 
 
 def test_a_refusal_is_told(page: Any) -> None:
-    refusal = json.dumps({"error": {"message": "the queue is full"}})
-    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=429, body=refusal))
+    refusing(page, 429, "the queue is full")
     send(page, "Hello")
     page.wait_for_selector("li.wrong")
     assert page.inner_text("li.wrong .body") == "the queue is full"

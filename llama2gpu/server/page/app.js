@@ -7,29 +7,38 @@ const byId = (id) => document.getElementById(id);
 const list = byId("messages"), scroll = byId("scroll"), text = byId("text"), dialog = byId("settings");
 const DEFAULTS = { system: "", temperature: 0.8, top_p: 1, max_tokens: 512, seed: "" };
 
-let messages = stored("messages", []);
-let settings = { ...DEFAULTS, ...stored("settings", {}) };
+let messages = conversation();
+let settings = { ...DEFAULTS, ...stored(localStorage, "settings") };
 let running = null; // what stops the answer under way
 
-/** What this browser kept, or else the other. */
-function stored(name, other) {
+/** What was kept there, if anything. */
+function stored(place, name) {
   try {
-    return JSON.parse(localStorage.getItem(`llama2gpu.${name}`)) ?? other;
+    return JSON.parse(place.getItem(`llama2gpu.${name}`));
   } catch {
-    return other;
+    return null;
   }
 }
 
-function keep() {
+function keep(place, name, value) {
   try {
-    localStorage.setItem("llama2gpu.messages", JSON.stringify(messages));
-    localStorage.setItem("llama2gpu.settings", JSON.stringify(settings));
+    place.setItem(`llama2gpu.${name}`, JSON.stringify(value));
   } catch {
     // a browser that keeps nothing still chats
   }
 }
 
-const key = () => sessionStorage.getItem("llama2gpu.key") ?? "";
+/** This tab's own; a new tab goes on with the latest of any. */
+function conversation() {
+  const found = stored(sessionStorage, "messages") ?? stored(localStorage, "messages");
+  return Array.isArray(found) ? found.filter((message) => typeof message?.content === "string") : [];
+}
+
+function keepConversation() {
+  for (const place of [sessionStorage, localStorage]) keep(place, "messages", messages);
+}
+
+const key = () => stored(sessionStorage, "key") ?? "";
 
 /** Keeps the end in sight, unless somebody has scrolled up to read. */
 function follow(change) {
@@ -38,24 +47,45 @@ function follow(change) {
   if (below < 80) scroll.scrollTop = scroll.scrollHeight;
 }
 
-/** A message on the page; an answer's text is Markdown. */
-function show({ role, content, note }) {
+/** A message for the page; an answer's text is Markdown. */
+function made({ role, content, note }) {
   const body = make("div", { class: "body" });
-  const item = make("li", { class: `message ${role}` }, body);
+  const item = make("li", { class: `message ${role}`, "aria-label": role === "user" ? "You" : "Answer" }, body);
   if (role === "assistant") {
     body.append(...markdown(content));
     item.append(make("footer", {}, ...controls(item, content), make("span", { class: "dim note" }, note ?? "")));
   } else body.append(content);
+  return item;
+}
+
+function show(message) {
+  const item = made(message);
   follow(() => list.append(item));
   return item;
+}
+
+function toEnd() {
+  scroll.scrollTop = scroll.scrollHeight;
+}
+
+/** To the clipboard, which browsers give to pages of https and of this machine alone. */
+async function copied(content) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(content);
+  const field = make("textarea", { readonly: "" }), focused = document.activeElement;
+  field.value = content;
+  document.body.append(field);
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  focused?.focus();
+  if (!done) throw new Error("refused");
 }
 
 function controls(item, content) {
   if (!content) return [];
   const copy = make("button", { type: "button", class: "copy" }, "Copy");
   copy.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(content);
-    copy.textContent = "Copied";
+    copy.textContent = await copied(content).then(() => "Copied", () => "Can't copy");
     setTimeout(() => (copy.textContent = "Copy"), 1200);
   });
   const again = make("button", { type: "button", class: "again" }, "Again");
@@ -71,22 +101,22 @@ function controls(item, content) {
 function redraw() {
   list.replaceChildren();
   messages.forEach(show);
-  scroll.scrollTop = scroll.scrollHeight;
+  toEnd();
 }
 
-/** The request to the server: empty settings are left to it. */
+/** The request to the server: its one model, and what settings are empty, are left to it. */
 function request() {
   const { system, ...rest } = settings;
   const asked = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== "" && value !== null));
   const before = system.trim() ? [{ role: "system", content: system }] : [];
   const said = messages.map(({ role, content }) => ({ role, content }));
-  return { model: byId("model").textContent || "default", messages: [...before, ...said], ...asked };
+  return { messages: [...before, ...said], ...asked };
 }
 
 /** "42 tok/s · 128 tokens · first after 0.2 s" */
 function measured({ tokens, first, rest, end }) {
   const parts = tokens > 1 && rest > 0 ? [`${((tokens - 1) / rest).toFixed(1)} tok/s`] : [];
-  if (tokens) parts.push(`${tokens} tokens`);
+  if (tokens) parts.push(tokens === 1 ? "1 token" : `${tokens} tokens`);
   if (first) parts.push(`first after ${first.toFixed(2)} s`);
   if (end === "length") parts.push("cut at the limit of tokens");
   return parts.join(" · ");
@@ -94,10 +124,13 @@ function measured({ tokens, first, rest, end }) {
 
 /** Asks for the answer to the conversation and shows it as it comes. */
 async function ask() {
+  const talk = messages;
   running = new AbortController();
   byId("send").hidden = !(byId("stop").hidden = false);
+  list.ariaBusy = "true"; // a screen reader reads the answer once it is whole
   const item = show({ role: "assistant", content: "" }), body = item.querySelector(".body");
-  let latest = "", drawn = true, note = "", wrong = false;
+  toEnd();
+  let latest = "", drawn = true, note = "", error = null;
   const draw = () => {
     drawn = true;
     follow(() => body.replaceChildren(...markdown(latest)));
@@ -110,32 +143,39 @@ async function ask() {
       drawn = false;
     });
     note = measured(found);
-  } catch (error) {
-    wrong = error.name !== "AbortError";
-    note = wrong ? error.message : "stopped";
+  } catch (caught) {
+    error = caught;
+    note = error.name === "AbortError" ? "stopped" : error.message;
   }
   running = null;
   byId("stop").hidden = !(byId("send").hidden = false);
-  item.remove();
-  if (wrong && !latest) {
-    show({ role: "assistant", content: note }).classList.add("wrong");
-  } else {
-    messages.push({ role: "assistant", content: latest, note });
-    show(messages.at(-1));
-  }
-  keep();
-  text.focus();
+  list.ariaBusy = "false";
+  if (messages === talk) end(item, latest, note, error); // else a new conversation has begun
+  if (document.activeElement === document.body) text.focus();
+}
+
+/** Puts the whole answer where it streamed, or what went wrong where there is none. */
+function end(item, content, note, error) {
+  const none = error && !content;
+  const said = none ? { role: "assistant", content: note } : { role: "assistant", content, note };
+  const whole = made(said);
+  if (none) whole.classList.add("unanswered");
+  if (error && note !== "stopped") whole.classList.add("wrong");
+  follow(() => item.replaceWith(whole));
+  if (!none) messages.push(said);
+  keepConversation();
+  if (error?.status === 401) openSettings("key");
 }
 
 function send() {
   const content = text.value.trim();
   if (!content || running) return;
   text.value = "";
-  list.querySelector(".wrong")?.remove();
+  list.querySelector(".unanswered")?.remove();
   if (messages.at(-1)?.role === "user") messages.pop(), list.lastElementChild.remove(); // had no answer
   messages.push({ role: "user", content });
   show(messages.at(-1));
-  keep();
+  keepConversation();
   ask();
 }
 
@@ -143,22 +183,27 @@ function restart() {
   running?.abort();
   messages = [];
   redraw();
-  keep();
+  keepConversation();
   text.focus();
 }
 
-function openSettings() {
+/** Asks for the settings, with the focus on one of them. */
+function openSettings(name = "system") {
+  if (dialog.open) return;
   const fields = dialog.querySelector("form").elements;
-  for (const [name, value] of Object.entries({ ...settings, key: key() })) fields[name].value = value;
+  for (const [field, value] of Object.entries({ ...settings, key: key() })) if (fields[field]) fields[field].value = value;
+  dialog.returnValue = "";
   dialog.showModal();
+  fields[name].focus();
 }
 
 dialog.addEventListener("close", () => {
+  if (dialog.returnValue !== "save") return; // Escape leaves all as it was
   const { key: secret, ...found } = Object.fromEntries(new FormData(dialog.querySelector("form")));
   for (const name of ["temperature", "top_p", "max_tokens", "seed"]) found[name] = found[name] === "" ? "" : Number(found[name]);
   settings = { ...DEFAULTS, ...found };
-  sessionStorage.setItem("llama2gpu.key", secret);
-  keep();
+  keep(sessionStorage, "key", secret);
+  keep(localStorage, "settings", settings);
   greet();
 });
 
@@ -177,17 +222,20 @@ byId("ask").addEventListener("submit", (event) => {
 });
 byId("stop").addEventListener("click", () => running?.abort());
 byId("new").addEventListener("click", restart);
-byId("open-settings").addEventListener("click", openSettings);
+byId("open-settings").addEventListener("click", () => openSettings());
+window.addEventListener("storage", () => (settings = { ...DEFAULTS, ...stored(localStorage, "settings") })); // another tab's
 text.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229) {
     event.preventDefault();
     send();
   }
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !dialog.open) running?.abort();
-  if (event.altKey && event.key === "n") restart();
-  if (event.altKey && event.key === "s" && !dialog.open) openSettings();
+  const pressed = (letter) => event.altKey && (event.key === letter || event.code === `Key${letter.toUpperCase()}`);
+  if (event.key === "Escape" && !dialog.open && !event.isComposing) running?.abort();
+  if (!pressed("n") && !pressed("s")) return;
+  event.preventDefault(); // Option makes other letters of them
+  if (!dialog.open) pressed("n") ? restart() : openSettings();
 });
 redraw();
 greet();

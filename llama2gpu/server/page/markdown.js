@@ -1,13 +1,15 @@
 // Markdown as nodes of the page. Text only ever becomes text nodes, and links are http alone, so
 // that nothing a model writes can run.
 
-const INLINE = /(`+)([\s\S]*?[^`])\1(?!`)|\*\*(?=\S)([\s\S]*?\S)\*\*|(?<![\w*])\*(?=\S)([^*]*?\S)\*(?![\w*])|\[([^\]\n]+)\]\((https?:\/\/[^\s)]+)\)/;
+// Runs of backticks are taken whole, and what spans much is no span: the time stays near linear.
+const INLINE = /(?<!`)(`+)(?!`)([\s\S]{0,5000}?[^`])\1(?!`)|\*\*(?=\S)([\s\S]{0,5000}?\S)\*\*|(?<![\w*])\*(?=\S)([^*]{0,5000}?\S)\*(?![\w*])|\[([^\]\n]{1,1000})\]\((https?:\/\/[^\s)]{1,2000})\)/;
+const DEEPEST = 16; // quotations in quotations and lists in lists
 
-/** An element with children, which are nodes or strings. */
+/** An element with children: nodes, strings, or lists of them, which may be long. */
 export function make(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  element.append(...children);
+  for (const child of children.flat()) element.append(child);
   return element;
 }
 
@@ -18,8 +20,8 @@ function inline(text) {
     found.push(text.slice(0, match.index));
     const [, , code, strong, emphasis, label, link] = match;
     if (code !== undefined) found.push(make("code", {}, code.trim()));
-    else if (strong !== undefined) found.push(make("strong", {}, ...inline(strong)));
-    else if (emphasis !== undefined) found.push(make("em", {}, ...inline(emphasis)));
+    else if (strong !== undefined) found.push(make("strong", {}, inline(strong)));
+    else if (emphasis !== undefined) found.push(make("em", {}, inline(emphasis)));
     else found.push(make("a", { href: link, rel: "noopener noreferrer", target: "_blank" }, label));
   }
   return [...found, text];
@@ -33,30 +35,31 @@ const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
 const ROW = /^\s*\|(.+)\|\s*$/;
 const STARTS = [FENCE, HEADING, ITEM, QUOTE, RULE, ROW];
 
-/** Nodes of a text, block by block. */
-export function markdown(text) {
+/** Nodes of a text, block by block; what is nested too deeply is text alone. */
+export function markdown(text, depth = 0) {
+  if (depth > DEEPEST) return [text];
   const lines = text.replace(/\r\n?/g, "\n").split("\n"), found = [];
   for (let at = 0; at < lines.length; ) {
-    const [node, next] = block(lines, at);
+    const [node, next] = block(lines, at, depth);
     if (node) found.push(node);
     at = Math.max(next, at + 1);
   }
   return found;
 }
 
-function block(lines, at) {
+function block(lines, at, depth) {
   const line = lines[at];
   if (!line.trim()) return [null, at + 1];
   if (FENCE.test(line)) return fenced(lines, at);
   if (RULE.test(line)) return [make("hr"), at + 1];
   const heading = HEADING.exec(line);
-  if (heading) return [make(`h${Math.min(heading[1].length + 1, 6)}`, {}, ...inline(heading[2])), at + 1];
+  if (heading) return [make(`h${Math.min(heading[1].length + 1, 6)}`, {}, inline(heading[2])), at + 1];
   if (QUOTE.test(line)) {
     const end = until(lines, at, (next) => !QUOTE.test(next));
     const inner = lines.slice(at, end).map((one) => one.replace(QUOTE, ""));
-    return [make("blockquote", {}, ...markdown(inner.join("\n"))), end];
+    return [make("blockquote", {}, markdown(inner.join("\n"), depth + 1)), end];
   }
-  if (ITEM.test(line)) return list(lines, at);
+  if (ITEM.test(line)) return list(lines, at, depth);
   if (ROW.test(line) && /^[\s|:-]+$/.test(lines[at + 1] ?? "") && ROW.test(lines[at + 1])) return table(lines, at);
   const end = until(lines, at, (next) => !next.trim() || STARTS.slice(0, 5).some((start) => start.test(next)));
   return [paragraph(lines.slice(at, end)), end];
@@ -71,7 +74,7 @@ function until(lines, at, stops) {
 
 function paragraph(lines) {
   const children = lines.flatMap((line, i) => [...(i ? [make("br")] : []), ...inline(line.trim())]);
-  return make("p", {}, ...children);
+  return make("p", {}, children);
 }
 
 function fenced(lines, at) {
@@ -81,7 +84,7 @@ function fenced(lines, at) {
   return [make("pre", {}, make("code", {}, lines.slice(at + 1, end).join("\n"))), end + 1];
 }
 
-function list(lines, at) {
+function list(lines, at, depth) {
   const [, indent, mark] = ITEM.exec(lines[at]), items = [];
   const ordered = /\d/.test(mark);
   while (at < lines.length) {
@@ -90,17 +93,17 @@ function list(lines, at) {
     const deeper = (line) => line.trim() && !/^\s/.test(line.slice(indent.length, indent.length + 2).slice(0, 1) || "x");
     const end = until(lines, at, (line) => !line.trim() || deeper(line));
     const inner = lines.slice(at + 1, end).map((line) => line.slice(Math.min(line.search(/\S|$/), indent.length + mark.length + 1)));
-    items.push(make("li", {}, ...inline(item[3]), ...markdown(inner.join("\n"))));
+    items.push(make("li", {}, inline(item[3]), markdown(inner.join("\n"), depth + 1)));
     at = end;
     if (!lines[at]?.trim() && ITEM.test(lines[at + 1] ?? "")) at++;
   }
   const start = ordered && parseInt(mark) !== 1 ? { start: parseInt(mark) } : {};
-  return [make(ordered ? "ol" : "ul", start, ...items), at];
+  return [make(ordered ? "ol" : "ul", start, items), at];
 }
 
 function table(lines, at) {
   const end = until(lines, at, (line) => !ROW.test(line));
-  const cells = (line, kind) => ROW.exec(line)[1].split("|").map((cell) => make(kind, {}, ...inline(cell.trim())));
-  const rows = lines.slice(at + 2, end).map((line) => make("tr", {}, ...cells(line, "td")));
-  return [make("table", {}, make("thead", {}, make("tr", {}, ...cells(lines[at], "th"))), make("tbody", {}, ...rows)), end];
+  const cells = (line, kind) => ROW.exec(line)[1].split("|").map((cell) => make(kind, {}, inline(cell.trim())));
+  const rows = lines.slice(at + 2, end).map((line) => make("tr", {}, cells(line, "td")));
+  return [make("table", {}, make("thead", {}, make("tr", {}, cells(lines[at], "th"))), make("tbody", {}, rows)), end];
 }
