@@ -174,7 +174,7 @@ class Llama:
         asked = SamplingParams(**params)
         requests = [self.request(prompt, asked) for prompt in prompts]
         for request in requests:
-            request.check(self.checkpoint.config.vocab, self.engine.model.context)
+            self.engine.check(request)
         return [g.finish() for g in [Generation(self, request) for request in requests]]
 
     def stream(self, prompt: Prompt, **params: Any) -> Generation:

@@ -112,6 +112,11 @@ class Engine:
         """Whether any sequence is running or waiting."""
         return bool(self.running or self.waiting)
 
+    def check(self, request: Request) -> None:
+        """Raises `RequestError` for what `add` refuses."""
+        request.check(self.model.config.vocab, self.model.context)
+        self.scheduler.room(request)
+
     def add(self, request: Request) -> Sequence:
         """Takes a request. Raises `RequestError` where it can never be served."""
         sequence = Sequence(request, self.model.config.vocab, self.model.context, self.device)

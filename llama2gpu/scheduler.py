@@ -14,7 +14,7 @@ from llama2gpu.cache import KVCache
 from llama2gpu.errors import RequestError
 from llama2gpu.pace import Pace
 from llama2gpu.pages import ROOT, Content, common, digest
-from llama2gpu.request import Sequence
+from llama2gpu.request import Request, Sequence
 
 #: Pages are reserved for so many tokens to come at most, and again when these are used up.
 RESERVE = 1024
@@ -50,19 +50,21 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Lets a sequence wait. Raises `RequestError` where the cache can never hold it."""
-        if self.bounded:
-            held = self.cache.pages * self.cache.page
-            asked = sequence.request.params.max_tokens
-            most = held - len(sequence.tokens) + 1  # the last token needs no place
-            if most < (1 if asked is None else min(asked, sequence.room)):
-                tokens = len(sequence.tokens) + (0 if asked is None else asked)
-                raise RequestError(
-                    f"prompt and answer take {tokens} tokens but the cache holds {held}: "
-                    "shorten the prompt, or ask for fewer tokens (--max-tokens)"
-                )
-            sequence.room = min(sequence.room, most)
+        sequence.room = min(sequence.room, self.room(sequence.request))
         if sequence.reason is None:
             self.waiting.append(sequence)
+
+    def room(self, request: Request) -> int:
+        """Tokens that an answer may have. Raises `RequestError` where it may not have enough."""
+        prompt, asked = len(request.prompt), request.params.max_tokens
+        room = self.context - prompt + 1  # the last token needs no place
+        held = self.cache.pages * self.cache.page
+        if self.bounded and held - prompt + 1 < (1 if asked is None else min(asked, room)):
+            raise RequestError(
+                f"prompt and answer take {prompt + (asked or 0)} tokens but the cache holds "
+                f"{held}: shorten the prompt, or ask for fewer tokens (--max-tokens)"
+            )
+        return min(room, held - prompt + 1) if self.bounded else room
 
     def admit(self) -> None:
         """Moves who waits to who runs, with pages for each; the cache grows once."""

@@ -63,8 +63,8 @@ class Jobs:
         """Accepts a job. Raises `APIError`, or `RequestError` for a prompt that is too long."""
         prompt = well_formed(prompt)
         ids = await self.service.encode(prompt)
-        vocab = self.service.llama.checkpoint.config.vocab
-        self.service.llama.request(ids, self.params).check(vocab, self.service.context)
+        llama = self.service.llama
+        llama.engine.check(llama.request(ids, self.params))
         try:
             job = await _ask(self.store.add, id, prompt, WAITING)
         except KeyError:

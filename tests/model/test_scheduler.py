@@ -239,9 +239,11 @@ def test_without_bound_of_its_own_a_request_ends_with_the_cache() -> None:
 @pytest.mark.parametrize(("prompt", "tokens"), [(20, 14), (33, None), (33, 1), (1, 33)])
 def test_what_can_never_fit_is_refused(prompt: int, tokens: int | None) -> None:
     engine = Engine(model_of(), page=16, max_pages=2)
-    with pytest.raises(RequestError, match="but the cache holds 32: shorten") as caught:
-        engine.add(Request([1] * prompt, SamplingParams(max_tokens=tokens)))
-    assert "\n" not in str(caught.value)
+    asked = Request([1] * prompt, SamplingParams(max_tokens=tokens))
+    for refusing in (engine.check, engine.add):
+        with pytest.raises(RequestError, match="but the cache holds 32: shorten") as caught:
+            refusing(asked)
+        assert "\n" not in str(caught.value)
     assert not engine.busy
     fits = engine.add(Request([1] * 20, SamplingParams(max_tokens=13)))
     finish(engine)
