@@ -28,5 +28,9 @@ class RequestError(Llama2GPUError):
     """A request that can't be served: its parameters, its prompt or its length."""
 
 
+class ContextError(RequestError):
+    """A prompt that is too long for the context or the cache."""
+
+
 class ResultsError(Llama2GPUError):
     """A file of measurements can't be read, or two can't be compared."""

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from llama2gpu.errors import RequestError
+from llama2gpu.errors import ContextError, RequestError
 from llama2gpu.sampling import SamplerState, SamplingParams
 
 #: Why an answer ended: a stop id, a stop string, its own bound, the context's end, a cancellation.
@@ -42,7 +42,7 @@ class Request:
         if not self.prompt:
             raise RequestError("the prompt is empty and the tokenizer has no BOS: give some text")
         if len(self.prompt) > context:
-            raise RequestError(
+            raise ContextError(
                 f"the prompt has {len(self.prompt)} tokens but the context holds {context}: "
                 "shorten the prompt, or ask for more (--ctx)"
             )

@@ -11,7 +11,7 @@ from itertools import islice
 
 from llama2gpu.batch import Span
 from llama2gpu.cache import KVCache
-from llama2gpu.errors import RequestError
+from llama2gpu.errors import ContextError, RequestError
 from llama2gpu.pace import Pace
 from llama2gpu.pages import ROOT, Content, common, digest
 from llama2gpu.request import Request, Sequence
@@ -49,18 +49,18 @@ class Scheduler:
         self.reused = self.preempted = 0
 
     def add(self, sequence: Sequence) -> None:
-        """Lets a sequence wait. Raises `RequestError` where the cache can never hold it."""
+        """Lets a sequence wait. Raises `ContextError` where the cache can never hold it."""
         sequence.room = min(sequence.room, self.room(sequence.request))
         if sequence.reason is None:
             self.waiting.append(sequence)
 
     def room(self, request: Request) -> int:
-        """Tokens that an answer may have. Raises `RequestError` where it may not have enough."""
+        """Tokens that an answer may have. Raises `ContextError` where it may not have enough."""
         prompt, asked = len(request.prompt), request.params.max_tokens
         room = self.context - prompt + 1  # the last token needs no place
         held = self.cache.pages * self.cache.page
         if self.bounded and held - prompt + 1 < (1 if asked is None else min(asked, room)):
-            raise RequestError(
+            raise ContextError(
                 f"prompt and answer take {prompt + (asked or 0)} tokens but the cache holds "
                 f"{held}: shorten the prompt, or ask for fewer tokens (--max-tokens)"
             )

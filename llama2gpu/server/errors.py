@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from llama2gpu.errors import RequestError
+from llama2gpu.errors import ContextError, RequestError
 from llama2gpu.files import one_line
 
 #: OpenAI's type of error by status; 4xx that are not here are invalid requests.
@@ -91,7 +91,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestError)
     async def request_error(request: Request, error: RequestError) -> Response:
-        return APIError(400, str(error)).response
+        code = "context_length_exceeded" if isinstance(error, ContextError) else None
+        return APIError(400, str(error), code=code).response
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from llama2gpu.api import Llama
-from llama2gpu.errors import RequestError
+from llama2gpu.errors import ContextError
 from llama2gpu.request import Request, check_ids
 from llama2gpu.sampling import SamplingParams
 from llama2gpu.server.call import Call, Piece
@@ -51,7 +51,7 @@ class Service:
             raise APIError(404, message, param="model", code="model_not_found")
 
     async def encode(self, text: str, bos: bool = True) -> list[int]:
-        """Ids of a text. Raises `RequestError` at once for one that can't fit the context."""
+        """Ids of a text. Raises `ContextError` at once for one that can't fit the context."""
         text = well_formed(text)
         self._check_length(len(text.encode()))
         if len(text) <= _SHORT:
@@ -65,7 +65,7 @@ class Service:
 
     def _check_length(self, size: int) -> None:
         if size > self._longest * (self.context + 1):
-            raise RequestError(
+            raise ContextError(
                 f"the prompt is longer than any of {self.context} tokens, which the context holds"
             )
 

@@ -89,6 +89,18 @@ def test_a_server_that_ends(page: Any) -> None:
     assert "is it still running" in page.inner_text("li.wrong.unanswered .body")
 
 
+def test_a_conversation_that_outgrows_the_context(page: Any) -> None:
+    settings(page, temperature="0", max_tokens="300")
+    starts = ("Once upon a time", "One day, Tim", "Sue had a cat", "Then")
+    for n, start in enumerate(starts, 1):
+        send(page, start)
+        page.wait_for_selector(f"li:nth-child({2 * n}) .note:has-text('token')", timeout=60_000)
+    assert "the oldest turns no longer fit" in last_note(page, "left out")
+    assert page.locator("li").count() == 8  # all of it stays in sight
+    send(page, "word " * 2000)
+    page.wait_for_selector("li.wrong.unanswered")
+
+
 def test_tabs_keep_conversations_of_their_own(page: Any) -> None:
     answering(page, "Yes")
     send(page, "First")

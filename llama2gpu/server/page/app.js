@@ -105,21 +105,34 @@ function redraw() {
 }
 
 /** The request to the server: its one model, and what settings are empty, are left to it. */
-function request() {
+function request(first) {
   const { system, ...rest } = settings;
   const asked = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== "" && value !== null));
   const before = system.trim() ? [{ role: "system", content: system }] : [];
-  const said = messages.map(({ role, content }) => ({ role, content }));
+  const said = messages.slice(first).map(({ role, content }) => ({ role, content }));
   return { messages: [...before, ...said], ...asked };
 }
 
 /** "42 tok/s · 128 tokens · first after 0.2 s" */
-function measured({ tokens, first, rest, end }) {
+function measured({ tokens, first, rest, end, dropped }) {
   const parts = tokens > 1 && rest > 0 ? [`${((tokens - 1) / rest).toFixed(1)} tok/s`] : [];
   if (tokens) parts.push(tokens === 1 ? "1 token" : `${tokens} tokens`);
   if (first) parts.push(`first after ${first.toFixed(2)} s`);
   if (end === "length") parts.push("cut at the limit of tokens");
+  if (dropped) parts.push("the oldest turns no longer fit and were left out");
   return parts.join(" · ");
+}
+
+/** The answer to the conversation; where that is too long for the context, without its oldest turns. */
+async function fitting(signal, told) {
+  for (let first = 0; ; ) {
+    try {
+      return { ...(await answer(request(first), key(), signal, told)), dropped: first > 0 };
+    } catch (error) {
+      first = messages.findIndex(({ role }, at) => at > first && role === "user");
+      if (error.code !== "context_length_exceeded" || first < 0) throw error;
+    }
+  }
 }
 
 /** Asks for the answer to the conversation and shows it as it comes. */
@@ -137,7 +150,7 @@ async function ask() {
   };
   item.classList.add("busy");
   try {
-    const found = await answer(request(), key(), running.signal, (all) => {
+    const found = await fitting(running.signal, (all) => {
       latest = all;
       if (drawn) requestAnimationFrame(draw);
       drawn = false;

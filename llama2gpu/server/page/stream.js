@@ -1,15 +1,15 @@
 // One answer of the server, as it comes.
 
-/** Why the server refused: its own words, and the status. */
+/** Why the server refused: its own words, its code, and the status. */
 async function refusal(response) {
   const text = await response.text();
-  let message = text.slice(0, 300) || `the server answered ${response.status}`;
+  let message = text.slice(0, 300) || `the server answered ${response.status}`, code = null;
   try {
-    message = JSON.parse(text).error.message;
+    ({ message, code } = JSON.parse(text).error);
   } catch {
     // what stands between here and the server has words of its own
   }
-  return Object.assign(new Error(message), { status: response.status });
+  return Object.assign(new Error(message), { status: response.status, code });
 }
 
 /** For a promise that ends with the connection, what to tell instead of a browser's own words. */
