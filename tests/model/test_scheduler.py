@@ -117,6 +117,17 @@ def test_a_little_that_was_found_is_no_reason_to_compute_the_rest() -> None:
     assert engine.stats.prefill_tokens == 10 + (40 - 8) + 2 * 2
 
 
+def test_a_page_is_shared_for_all_that_is_before_it() -> None:
+    """Two prompts of the same pages but the first share none, chunk by chunk."""
+    engine = Engine(model_of(), page=16, max_pages=20, chunk=16)
+    asked = [((n,) * 16 + PROMPT[:50], 10, 0.0) for n in range(3)]
+    for a in asked:
+        sequence = engine.add(request(a))
+        finish(engine)
+        assert ids(sequence) == alone(a)
+    assert engine.stats.reused_tokens == 0
+
+
 def test_a_conversation_goes_on_from_its_answer() -> None:
     engine = Engine(model_of(), page=16)
     first = engine.add(request((PROMPT[:20], 25, 0.0)))

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama2gpu import scheduler
+from llama2gpu.pages import ROOT, Content, Pages
 from llama2gpu.request import Sequence
 from tests.model.test_scheduler import (
     SYSTEM,
@@ -143,6 +144,36 @@ class Interrupting:
             if self.left == 0:
                 raise KeyboardInterrupt
         return self
+
+
+def test_pages_interrupted_at_any_line() -> None:
+    """Counted anew, each page is held by who has it or free once, and found where it is known."""
+    at, interrupted = 0, True
+    while interrupted:
+        at += 1
+        book, held = Pages(2), list[int]()
+        before, interrupting = sys.gettrace(), Interrupting(at, ("pages",))
+        sys.settrace(interrupting)
+        try:
+            book.add(4)
+            for n in range(7):  # the last ones take the place of what is known
+                held = book.take(2)
+                book.know(held[0], Content(ROOT, (n, n)))
+                book.give_back(held)
+                held = []
+            book.hold(book.find(Content(ROOT, (6, 6)))[0])
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        interrupted = not interrupting.left
+        book.hold_only(held)
+        for n in range(7):
+            page, count = book.find(Content(ROOT, (n, n)))
+            assert not count or book._content[page].tokens == (n, n)
+        assert book.free == book.holders.count(0)
+        assert sorted([*held, *book.take(book.free)]) == [*range(len(book.holders))]
+    assert at > 100
 
 
 @pytest.mark.parametrize("way", ["torch", "padded, two ahead"])
