@@ -154,6 +154,6 @@ def cache_pages(
     if free is not None and asked * each > free:
         raise RequestError(
             f"{asked} pages of the cache take {text_of(asked * each)}, but {device} has "
-            f"{text_of(free)} free: ask for {int(SHARE * free) // each} or fewer (--max-pages)"
+            f"{text_of(free)} free: ask for {max(int(SHARE * free) // each, 1)} or fewer (--max-pages)"
         )
     return asked
