@@ -152,8 +152,9 @@ def cache_pages(
         wanted = sequences * cache.pages_for(model.context)
         return wanted if free is None else max(min(wanted, int(SHARE * free) // each), 1)
     if free is not None and asked * each > free:
+        most = max(int(SHARE * free) // each, 1)
         raise RequestError(
             f"{asked} pages of the cache take {text_of(asked * each)}, but {device} has "
-            f"{text_of(free)} free: ask for {max(int(SHARE * free) // each, 1)} or fewer (--max-pages)"
+            f"{text_of(free)} free: ask for {most} or fewer (--max-pages)"
         )
     return asked

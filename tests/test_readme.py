@@ -49,6 +49,15 @@ def test_training_figures() -> None:
     )
 
 
+def test_serving_figures() -> None:
+    found = json.loads((RESULTS / "serve-stories-cpu.json").read_text(encoding="utf-8"))
+    mixed, slower = found["mixed"], found["long_prompt"]["time_per_token"]
+    assert f"all {mixed['texts_compared']:,} answers" in TEXT
+    assert f"take {min(slower):.1f} to {max(slower):.1f} times as long" in TEXT
+    assert mixed["different_texts"] == mixed["wrong"] == mixed["pages_used_after"] == 0
+    assert mixed["seconds"] >= 300
+
+
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.name)
 def test_results_hold_no_place_of_the_machine(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
