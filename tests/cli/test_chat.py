@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -244,13 +245,21 @@ def _own_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
+@contextmanager
+def talking(*words: str) -> Iterator[Terminal]:
+    made = Terminal(*words)
+    try:
+        yield made
+    finally:
+        made.process.kill()
+        made.process.wait()
+        os.close(made.master)
+
+
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    made = Terminal("-n", "-1", "--ignore-eos", "--ctx", "4096", "--no-kv-cache")
-    yield made
-    made.process.kill()
-    made.process.wait()
-    os.close(made.master)
+    with talking("-n", "-1", "--ignore-eos", "--ctx", "4096", "--no-kv-cache") as made:
+        yield made
 
 
 def test_control_c_at_a_terminal(terminal: Terminal, tmp_path: Path) -> None:
@@ -282,14 +291,14 @@ def test_control_c_at_a_terminal(terminal: Terminal, tmp_path: Path) -> None:
 def test_no_model_drives_a_terminal() -> None:
     escape = 27 + 3  # the token of that byte
     words = ["-n", "2", "--ignore-eos", "--logit-bias", f"{escape}=100"]
-    terminal = Terminal(*words, "--quiet")
-    terminal.until("> ")
-    terminal.press("hi\n")
-    shown = terminal.until(r"x1b\r\n")
-    assert "\x1b" not in shown.partition("\r\n")[2]
-    terminal.press("\x04")
-    assert terminal.process.wait(120) == 0
-    os.close(terminal.master)
+    with talking(*words, "--quiet") as terminal:
+        terminal.until("> ")
+        terminal.press("hi\n")
+        shown = terminal.until(r"x1b\r\n")
+        assert "\x1b" not in shown.partition("\r\n")[2]
+        terminal.until("> ")
+        terminal.press("\x04")
+        assert terminal.process.wait(120) == 0
     assert chat(*words, typed="hi\n").stdout == "\x1b\x1b\n"
 
 
