@@ -206,7 +206,7 @@ def _storages(of: Any) -> set[int]:
 
 def text_of(count: int) -> str:
     """Bytes for a person: "13.5 GB"."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 1000)):
+    for unit, scale in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 1000)):
         if count >= scale:
             return f"{count / scale:.3g} {unit}"
     return f"{count} bytes"
