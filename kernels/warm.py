@@ -38,13 +38,19 @@ def warm(
         with AsyncCompileMode(pool, ignore_errors=True) as mode:
             try:
                 waiting = _started(launches)
-                return list(_finished(waiting, hits, told))
+                done = dict(_finished(waiting, hits, told))
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 for kernel in mode.future_kernels.values():
                     kernel.result(ignore_errors=True)  # what was cancelled is forgotten
                 mode.raw_futures.clear()  # leaving would wait for what was cancelled
                 raise
+        # one that fails may take another with it: Triton's compiler is not quite safe for threads
+        for i, (launch, _) in enumerate(waiting):
+            if i not in done:
+                done[i] = _alone(launch, hits)
+                told(len(done), len(waiting), done[i])
+        return [done[i] for i in range(len(waiting))]
     finally:
         knobs.compilation.listener = before
         pool.shutdown(cancel_futures=True)
@@ -69,16 +75,33 @@ def _finished(
     waiting: Sequence[tuple[Launch, Any]],
     hits: dict[str, bool],
     told: Callable[[int, int, Warmed], None],
-) -> Iterator[Warmed]:
+) -> Iterator[tuple[int, Warmed]]:
+    """Those that were compiled, by their place."""
+    count = 0
     for i, (launch, kernel) in enumerate(waiting):
         try:
             made = kernel.result() if hasattr(kernel, "result") else kernel
-            _ = made.run  # loads it, and makes what launches it
-            last = Warmed(launch, hits.get(made.hash, True))
-        except Exception as error:  # of many kinds: the compiler's and the driver's
-            last = Warmed(launch, False, _reason(error))
-        told(i + 1, len(waiting), last)
-        yield last
+        except Exception:  # of many kinds
+            continue
+        last, count = _loaded(launch, made, hits), count + 1
+        told(count, len(waiting), last)
+        yield i, last
+
+
+def _alone(launch: Launch, hits: dict[str, bool]) -> Warmed:
+    """Compiles and loads it here and now."""
+    try:
+        return _loaded(launch, launch.warm(), hits)
+    except Exception as error:  # of many kinds
+        return Warmed(launch, False, _reason(error))
+
+
+def _loaded(launch: Launch, kernel: Any, hits: dict[str, bool]) -> Warmed:
+    try:
+        _ = kernel.run  # loads it, and makes what launches it
+        return Warmed(launch, hits.get(kernel.hash, True))
+    except Exception as error:  # the driver's
+        return Warmed(launch, False, _reason(error))
 
 
 def _reason(error: BaseException) -> str:

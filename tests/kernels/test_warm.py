@@ -93,6 +93,31 @@ def test_what_fails_is_told(project: list[Launch], monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("_gpu")
+def test_what_failed_beside_others_is_compiled_alone(
+    project: list[Launch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from triton.runtime._async_compile import FutureKernel
+
+    result = FutureKernel.result
+    failed: list[Any] = []
+
+    def once(kernel: Any, ignore_errors: bool = False) -> Any:
+        if failed:
+            return result(kernel, ignore_errors)
+        failed.append(kernel)
+        kernel.cleanup_compile(kernel)
+        raise RuntimeError("another one failed at the same time")
+
+    monkeypatch.setattr(FutureKernel, "result", once)
+    told: list[Launch] = []
+    done = warm(project, lambda count, total, last: told.append(last.launch))
+    assert failed
+    assert [one.error for one in done] == [""] * 3
+    assert done[0].launch is project[0]
+    assert list(map(id, told)) == [id(done[i].launch) for i in (1, 2, 0)]
+
+
+@pytest.mark.usefixtures("_gpu")
 def test_an_interruption_does_not_wait(project: list[Launch]) -> None:
     def interrupt(*now: Any) -> None:
         raise KeyboardInterrupt
